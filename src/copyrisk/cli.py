@@ -1,0 +1,182 @@
+"""`copyrisk-run`: the daemon, its single tick, its check and its demo."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+import structlog
+from rich.console import Console
+
+from copyrisk import __version__
+from copyrisk.book import Book
+from copyrisk.embedded import EmbeddedServer
+from copyrisk.engine import Engine, TickReport
+from copyrisk.errors import ConfigError, CopyriskError
+from copyrisk.log import configure_logging
+from copyrisk.settings import Settings, load_settings
+from copyrisk.store.connection import check_server, connect
+from copyrisk.store.pipe import Pipe
+
+log = structlog.get_logger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_REPORT_EVERY_MS = 10_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors are one line on stderr, never a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = _settings(options)
+        configure_logging(settings.log.format, settings.log.level)
+        stop = _stop_on_signals()
+        if options.check:
+            return _check(settings)
+        if options.demo:
+            return _demo(settings, options, stop)
+        with _server(settings) as url:
+            return _daemon(settings, url, stop, once=options.once, ticks=options.ticks)
+    except CopyriskError as failure:
+        print(f"copyrisk-run: {failure} [{failure.code}]", file=sys.stderr)
+        return EXIT_USAGE if isinstance(failure, ConfigError) else EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="copyrisk-run",
+        description="Values every account on a Redis server each tick and writes its portfolio back.",
+    )
+    parser.add_argument("--version", action="version", version=f"copyrisk {__version__}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML); environment variables win over it")
+    parser.add_argument("--redis", metavar="URL", help="redis://, rediss:// or unix:// (default: a bundled server)")
+    parser.add_argument("--tick-ms", type=int, metavar="MS", help="length of a tick (default 200)")
+    parser.add_argument("--ticks", type=_positive, metavar="N", help="end after N ticks")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--once", action="store_true", help="one full tick over everything, then end")
+    what.add_argument("--check", action="store_true", help="check settings and server, say what is wrong, and end")
+    what.add_argument("--demo", action="store_true", help="seed accounts, play quotes, show the daemon at work")
+    demo = parser.add_argument_group("with --demo")
+    demo.add_argument("--accounts", type=_positive, metavar="N", default=1000, help="accounts to seed (default 1000)")
+    demo.add_argument("--replay", type=Path, metavar="FILE", help="play the quotes of an .npz file")
+    demo.add_argument("--speed", type=_speed, metavar="X", default=1.0, help="times as fast as real time (default 1)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value <= 100_000.0:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 100000, not {text}")
+    return value
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    flags = {"redis.url": options.redis, "tick.period_ms": options.tick_ms}
+    given = {key: value for key, value in flags.items() if value is not None}
+    return load_settings(options.config, os.environ, given)
+
+
+def _stop_on_signals() -> threading.Event:
+    """SIGTERM and SIGINT end the loop after the tick that is running; a second one ends at once."""
+    stop = threading.Event()
+
+    def ask_to_stop(signum: int, _frame: object) -> None:
+        if stop.is_set():
+            raise SystemExit(128 + signum)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    return stop
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[str]:
+    """URL of the configured server, or of a bundled one that lives as long as this block."""
+    if settings.redis.url is not None:
+        yield settings.redis.url
+        return
+    with EmbeddedServer.start(settings.redis.server_path) as server:
+        log.info("bundled_server_started", url=server.url)
+        yield server.url
+
+
+def _client(settings: Settings, url: str) -> redis.Redis:
+    return connect(
+        url,
+        connect_timeout_ms=settings.redis.connect_timeout_ms,
+        reply_timeout_ms=settings.redis.reply_timeout_ms,
+    )
+
+
+def _check(settings: Settings) -> int:
+    with _server(settings) as url:
+        info = check_server(_client(settings, url))
+    print(f"settings: ok, tick {settings.tick.period_ms} ms")
+    print(f"server: ok, {info}")
+    return EXIT_OK
+
+
+def _daemon(settings: Settings, url: str, stop: threading.Event, *, once: bool, ticks: int | None) -> int:
+    client = _client(settings, url)
+    log.info("started", server=str(check_server(client)), tick_ms=settings.tick.period_ms)
+    engine = Engine(Pipe(client), Book(settings.rules()), settings.hours(), settings.tick.period_ms)
+    if once:
+        report = engine.tick()
+        _log_report(report)
+        return EXIT_FAILED if report.skipped or report.refused else EXIT_OK
+    reported_ms = 0
+    for report in engine.run(stop, ticks=ticks):
+        if report.ts_ms - reported_ms >= _REPORT_EVERY_MS:
+            reported_ms = report.ts_ms
+            _log_report(report)
+    log.info("ended")
+    return EXIT_OK
+
+
+def _log_report(report: TickReport) -> None:
+    if report.skipped:
+        return  # the engine has logged why
+    log.info(
+        "tick",
+        number=report.number,
+        accounts=report.accounts,
+        orders=report.orders,
+        written=report.written,
+        refused=report.refused,
+        unknown=sum(report.unknown_by_reason.values()),
+        read_ms=round(report.read_ms, 2),
+        value_ms=round(report.value_ms, 2),
+        write_ms=round(report.write_ms, 2),
+        late_ticks=report.late_ticks,
+    )
+
+
+def _demo(settings: Settings, options: argparse.Namespace, stop: threading.Event) -> int:
+    from copyrisk.demo.run import run_demo  # the daemon does not need it
+
+    return run_demo(
+        settings,
+        accounts=options.accounts,
+        replay=options.replay,
+        speed=options.speed,
+        ticks=options.ticks,
+        console=Console(),
+        stop=stop,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

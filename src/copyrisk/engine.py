@@ -1,0 +1,162 @@
+"""The tick loop: read, value, write, wait.
+
+Ticks start on a fixed grid. One that ends late makes the loop skip the grid points it missed: they are
+counted, never made up for, and no two ticks overlap. A tick whose snapshot or write fails is void: it is
+reported with its reason, nothing is decided on it, and the next one starts from a fresh connection.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from copyrisk._core import LadderState
+from copyrisk.book import Book
+from copyrisk.errors import StoreError, is_known, reason_name
+from copyrisk.hours import MarketHours
+from copyrisk.layout import Rows
+from copyrisk.risk import Valuer, count_states, reasons
+from copyrisk.store.pipe import Pipe
+from copyrisk.store.portfolios import PortfolioWriter
+from copyrisk.store.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+_LOGGED_ACCOUNTS_A_TICK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TickReport:
+    """What one tick did. `skipped` is the reason why it was void, `None` for a full one."""
+
+    number: int
+    ts_ms: int
+    period_ms: int
+    read_ms: float = 0.0
+    value_ms: float = 0.0
+    write_ms: float = 0.0
+    late_ticks: int = 0
+    accounts: int = 0
+    orders: int = 0
+    quotes: int = 0
+    written: int = 0
+    refused: int = 0
+    states: dict[LadderState, int] = field(default_factory=dict)
+    unknown_by_reason: dict[str, int] = field(default_factory=dict)
+    skipped: str | None = None
+
+    @property
+    def duration_ms(self) -> float:
+        """From the start of the tick to its last reply."""
+        return self.read_ms + self.value_ms + self.write_ms
+
+
+class Engine:
+    """One daemon's book and the loop that keeps it.
+
+    Attributes
+    ----------
+    book : Book
+    figures : (a,) Figures
+        Of the last full tick.
+    """
+
+    def __init__(self, pipe: Pipe, book: Book, hours: MarketHours, period_ms: int) -> None:
+        self.book = book
+        self._hours, self._period_ms = hours, period_ms
+        self._snapshot = Snapshot(pipe, book)
+        self._valuer = Valuer(book)
+        self._writer = PortfolioWriter(pipe, book)
+        self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._number = 0
+        self._late_ticks = 0
+
+    @property
+    def figures(self) -> Rows:
+        """The figures of the last full tick."""
+        return self._valuer.figures
+
+    def run(self, stop: threading.Event, *, ticks: int | None = None) -> Iterator[TickReport]:
+        """Tick on the grid until `stop` is set or so many ticks are done, yielding a report after each."""
+        period_s = self._period_ms / 1000.0
+        due_s = time.monotonic()
+        while not stop.is_set():
+            yield self.tick()
+            if ticks is not None and self._number >= ticks:
+                return
+            missed = int((time.monotonic() - due_s) / period_s)
+            self._late_ticks += missed
+            due_s += (missed + 1) * period_s
+            stop.wait(max(0.0, due_s - time.monotonic()))
+
+    def tick(self) -> TickReport:
+        """Do one full tick over everything; a failing store makes it void, not the daemon."""
+        self._number += 1
+        now_ms = time.time_ns() // 1_000_000
+        started = time.perf_counter()
+        try:
+            self._snapshot.read()
+            read = time.perf_counter()
+            figures = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
+            self._log_unknown(figures)
+            states = count_states(self.book, figures)
+            valued = time.perf_counter()
+            unknown = states[LadderState.STATE_UNKNOWN]
+            counts = {"tick": self._number, "accounts": len(self.book.account_of), "unknown": unknown}
+            self._writer.write(figures, now_ms, counts)
+        except StoreError as failure:
+            log.error("tick_skipped", tick=self._number, code=failure.code, reason=str(failure))
+            return TickReport(
+                self._number,
+                now_ms,
+                self._period_ms,
+                read_ms=(time.perf_counter() - started) * 1e3,
+                late_ticks=self._late_ticks,
+                skipped=f"{failure.code}: {failure}",
+            )
+        return TickReport(
+            self._number,
+            now_ms,
+            self._period_ms,
+            read_ms=(read - started) * 1e3,
+            value_ms=(valued - read) * 1e3,
+            write_ms=(time.perf_counter() - valued) * 1e3,
+            late_ticks=self._late_ticks,
+            accounts=len(self.book.account_of),
+            orders=sum(len(orders) for orders in self.book.orders_of.values()),
+            quotes=len(self.book.symbols),
+            written=self._writer.written,
+            refused=self._writer.refused,
+            states=states,
+            unknown_by_reason=self._count_unknown(figures),
+        )
+
+    def _count_unknown(self, figures: Rows) -> dict[str, int]:
+        codes = Counter(figures["code"][list(self.book.account_of)].tolist()) if self.book.account_of else Counter()
+        return {reason_name(code): count for code, count in sorted(codes.items()) if not is_known(code)}
+
+    def _log_unknown(self, figures: Rows) -> None:
+        """Log an account once when it becomes unknown, or unknown for another reason, and once when it is known."""
+        codes = figures["code"].copy()
+        before = np.zeros(len(codes), np.uint8)
+        before[: len(self._codes)] = self._codes
+        self._codes = codes
+        logged = 0
+        for row in np.flatnonzero(codes != before).tolist():
+            account = self.book.account_of.get(row)
+            if account is None or (is_known(codes[row]) and (before[row] == 0 or is_known(before[row]))):
+                continue
+            logged += 1
+            if logged > _LOGGED_ACCOUNTS_A_TICK:
+                continue
+            if is_known(codes[row]):
+                log.info("account_known_again", account=str(account))
+            else:
+                log.warning("account_unknown", account=str(account), reasons=reasons(self.book, figures, row))
+        if logged > _LOGGED_ACCOUNTS_A_TICK:
+            log.warning("accounts_unknown_or_known_again", count=logged, shown=_LOGGED_ACCOUNTS_A_TICK)

@@ -1,0 +1,152 @@
+"""Every Redis key and channel, and the grammar of the ids they are built from.
+
+The only place in the code that spells a key. Ids are checked here, with full-match ASCII-only patterns,
+before any key is built: an id with braces or a newline would name another account's keys.
+Braces in the keys are literal: they are the Redis Cluster hash tag.
+"""
+
+import re
+from typing import NamedTuple
+
+from copyrisk.errors import InvalidId
+from copyrisk.terms import AccountType
+
+MARKET_PRICE_UPDATES = "market_price_updates"
+PORTFOLIO_UPDATES = "portfolio_updates"
+PORTFOLIO_FORCE_RECALC = "portfolio_force_recalc"
+
+STANDARD_GROUP = "Standard"
+
+#: Hash: what the daemon's last tick saw; a portfolio that did not change is as of this `ts`.
+TICK = "copyrisk:tick"
+
+#: `SCAN` patterns that find every account: by its configuration, or by orders without one.
+CONFIG_PATTERN = "user:{*}:config"
+ORDERS_INDEX_PATTERN = "user_orders_index:{*}"
+
+_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._#-]{0,31}", re.ASCII)
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}", re.ASCII)
+
+_SHOWN_CHARS = 80
+
+
+class Account(NamedTuple):
+    """An account's type and id; `str()` of it is `T:U`, the inside of its hash tag."""
+
+    type: AccountType
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.type.value}:{self.id}"
+
+
+def _checked(pattern: re.Pattern[str], what: str, value: str) -> str:
+    if pattern.fullmatch(value) is None:
+        raise InvalidId(f"not a valid {what}: {value[:_SHOWN_CHARS]!a}", code=f"invalid_{what.replace(' ', '_')}")
+    return value
+
+
+def check_account_id(value: str) -> str:
+    """Return `value` if it is an account id, else raise `InvalidId`."""
+    return _checked(_ACCOUNT_ID, "account id", value)
+
+
+def check_order_id(value: str) -> str:
+    """Return `value` if it is an order id, else raise `InvalidId`."""
+    return _checked(_ORDER_ID, "order id", value)
+
+
+def check_symbol(value: str) -> str:
+    """Return `value` if it is a symbol, else raise `InvalidId`."""
+    return _checked(_SYMBOL, "symbol", value)
+
+
+def check_group(value: str) -> str:
+    """Return `value` if it is a group name, else raise `InvalidId`."""
+    return _checked(_GROUP, "group", value)
+
+
+def account(user_type: str, user_id: str) -> Account:
+    """Check both parts; any type but the four of the contract is refused by name."""
+    try:
+        checked_type = AccountType(user_type)
+    except ValueError:
+        raise InvalidId(f"unknown account type: {user_type[:_SHOWN_CHARS]!a}", code="invalid_user_type") from None
+    return Account(checked_type, check_account_id(user_id))
+
+
+def parse_account(text: str) -> Account:
+    """The account of `T:U`, as in channel payloads and `symbol_holders`."""
+    user_type, separator, user_id = text.partition(":")
+    if not separator:
+        raise InvalidId(f"not an account (type:id): {text[:_SHOWN_CHARS]!a}", code="invalid_account")
+    return account(user_type, user_id)
+
+
+def account_of_key(key: bytes) -> Account:
+    """The account whose hash tag a scanned key carries."""
+    tag = key.partition(b"{")[2].partition(b"}")[0]
+    try:
+        found = parse_account(tag.decode("ascii"))
+    except UnicodeDecodeError:
+        raise InvalidId(f"not an account key: {key[:_SHOWN_CHARS]!r}", code="invalid_account") from None
+    if key not in (config(found).encode(), orders_index(found).encode()):
+        raise InvalidId(f"not an account key: {key[:_SHOWN_CHARS]!r}", code="invalid_account")
+    return found
+
+
+def config(account: Account) -> str:
+    """Hash: balance, leverage, group, levels and follower settings."""
+    return f"user:{{{account}}}:config"
+
+
+def holding(account: Account, order_id: str) -> str:
+    """Hash: one order of the account."""
+    return f"user_holdings:{{{account}}}:{order_id}"
+
+
+def orders_index(account: Account) -> str:
+    """Set: the ids of the account's orders."""
+    return f"user_orders_index:{{{account}}}"
+
+
+def portfolio(account: Account) -> str:
+    """Hash: the account's figures, written each tick they change."""
+    return f"user_portfolio:{{{account}}}"
+
+
+def symbol_holders(symbol: str, user_type: AccountType) -> str:
+    """Set: `T:U` of accounts with an order on the symbol."""
+    return f"symbol_holders:{symbol}:{user_type.value}"
+
+
+def market(symbol: str) -> str:
+    """Hash: the symbol's quote."""
+    return f"market:{symbol}"
+
+
+def group(name: str, symbol: str) -> str:
+    """Hash: contract terms of a symbol for a group of accounts."""
+    return f"groups:{{{name}}}:{symbol}"
+
+
+def order_data(order_id: str) -> str:
+    """Hash: the canonical order, shared by all account types."""
+    return f"order_data:{order_id}"
+
+
+def order_triggers(order_id: str) -> str:
+    """Hash: stop loss and take profit of an order."""
+    return f"order_triggers:{order_id}"
+
+
+def active_followers(master_id: str) -> str:
+    """Set: ids of the followers that copy the master now."""
+    return f"copy_master_followers:{master_id}:active"
+
+
+def provider_of(follower_id: str) -> str:
+    """String: the master of a follower."""
+    return f"copy_follower_master:{follower_id}:provider_id"

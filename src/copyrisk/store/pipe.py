@@ -1,0 +1,106 @@
+"""One connection, many commands, one wait: requests as bytes out, replies of `hiredis` in.
+
+redis-py opens the connection (TLS, authentication, handshake) and hands over its socket; its own pipeline
+would spend four times as long per reply. A request is sent in parts, the next one while the replies of the
+last are still coming, so neither side has to hold everything at once. Nothing is ever sent twice: after any
+failure the connection is dropped and what was asked is unknown.
+"""
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+import redis
+
+from copyrisk.errors import StoreUnavailable
+from copyrisk.store.connection import store_error
+
+_PART_COMMANDS = 2_000
+_READ_BYTES = 1 << 18
+
+
+class ReplyError(Exception):
+    """The server answered one command with an error; other replies of the same exchange are not touched."""
+
+
+class Pipe:
+    """A dedicated connection of a redis-py client, opened when first needed and after each failure.
+
+    Attributes
+    ----------
+    connections : int
+        How many have been opened; a server behind a new one may have lost what it was told before.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._connection: Any = None
+        self._reader = _new_reader()
+        self.connections = 0
+
+    def exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send packed commands and return their replies in order.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            The server cannot be reached or used. Any of the commands may have been executed or not.
+        """
+        replies: list[Any] = []
+        try:
+            sock = self._socket()
+            asked = 0
+            for start in range(0, len(commands), _PART_COMMANDS):
+                part = commands[start : start + _PART_COMMANDS]
+                sock.sendall(b"".join(part))
+                self._collect(sock, replies, asked)
+                asked += len(part)
+            self._collect(sock, replies, asked)
+        except (OSError, redis.RedisError, hiredis.HiredisError) as failure:
+            self.close()
+            raise store_error(failure) from failure
+        except BaseException:
+            self.close()  # interrupted half-way: the next exchange must not read this one's replies
+            raise
+        return replies
+
+    def close(self) -> None:
+        """Drop the connection; the next exchange opens another."""
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.disconnect()
+            with contextlib.suppress(Exception):
+                self._client.connection_pool.release(self._connection)
+            self._connection = None
+        self._reader = _new_reader()
+
+    def _socket(self) -> socket.socket:
+        if self._connection is None:
+            self._connection = self._client.connection_pool.get_connection()
+            self.connections += 1
+        connected: socket.socket = self._connection._sock
+        return connected
+
+    def _collect(self, sock: socket.socket, replies: list[Any], wanted: int) -> None:
+        reader = self._reader
+        while len(replies) < wanted:
+            reply = reader.gets()
+            if reply is not False:
+                replies.append(reply)
+                continue
+            received = sock.recv(_READ_BYTES)
+            if not received:
+                raise StoreUnavailable("the server closed the connection")
+            reader.feed(received)
+
+
+def _new_reader() -> hiredis.Reader:
+    return hiredis.Reader(replyError=ReplyError)
+
+
+def pack(*words: str | bytes | int) -> bytes:
+    """One command as it goes over the wire."""
+    packed: bytes = hiredis.pack_command(words)
+    return packed
