@@ -127,7 +127,7 @@ def test_kf01_a_lost_server_decides_nothing_and_the_daemon_goes_on(redis_server:
         if victim["id"] != str(desk.office.client.client_id()):
             desk.office.client.client_kill_filter(_id=victim["id"])
     report = desk.engine.tick()
-    assert report.skipped is not None and report.skipped.startswith("store_unavailable")
+    assert report.skipped is not None and report.skipped.startswith("server_unreachable")
     assert (desk.engine.figures == before).all()
     assert desk.tick().skipped is None
 

@@ -1,0 +1,51 @@
+"""Real servers: the bundled one, and Debian's `redis-server` where it is installed."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from copyrisk.embedded import EmbeddedServer
+
+KINDS = {"bundled": None, "debian": shutil.which("redis-server")}
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    pid: int
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0))
+
+
+@pytest.fixture(scope="session", params=[kind for kind, path in KINDS.items() if kind == "bundled" or path])
+def _server_of_each_kind(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with EmbeddedServer.start(KINDS[request.param]) as running:
+        yield Server(running.url, running.pid)
+
+
+@pytest.fixture
+def redis_server(_server_of_each_kind: Server) -> Server:
+    """An empty server of each kind."""
+    with _server_of_each_kind.client() as client:
+        client.flushall()
+    return _server_of_each_kind
+
+
+@pytest.fixture(scope="session")
+def _one_bundled_server() -> Iterator[Server]:
+    with EmbeddedServer.start() as running:
+        yield Server(running.url, running.pid)
+
+
+@pytest.fixture
+def bundled_server(_one_bundled_server: Server) -> Server:
+    """An empty bundled server."""
+    with _one_bundled_server.client() as client:
+        client.flushall()
+    return _one_bundled_server
