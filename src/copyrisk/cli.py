@@ -15,6 +15,7 @@ from rich.console import Console
 
 from copyrisk import __version__
 from copyrisk.book import Book
+from copyrisk.demo.run import DemoOptions, run_demo
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine, TickReport
 from copyrisk.errors import ConfigError, CopyriskError
@@ -165,17 +166,8 @@ def _log_report(report: TickReport) -> None:
 
 
 def _demo(settings: Settings, options: argparse.Namespace, stop: threading.Event) -> int:
-    from copyrisk.demo.run import run_demo  # the daemon does not need it
-
-    return run_demo(
-        settings,
-        accounts=options.accounts,
-        replay=options.replay,
-        speed=options.speed,
-        ticks=options.ticks,
-        console=Console(),
-        stop=stop,
-    )
+    chosen = DemoOptions(options.accounts, options.replay, options.speed, options.ticks)
+    return run_demo(settings, chosen, Console(), stop)
 
 
 if __name__ == "__main__":

@@ -82,14 +82,19 @@ class Engine:
         return self._valuer.figures
 
     def run(self, stop: threading.Event, *, ticks: int | None = None) -> Iterator[TickReport]:
-        """Tick on the grid until `stop` is set or so many ticks are done, yielding a report after each."""
+        """Tick on the grid until `stop` is set or so many ticks are done, yielding a report after each.
+
+        The first tick reads everything and may be long; the grid starts at its end.
+        """
         period_s = self._period_ms / 1000.0
-        due_s = time.monotonic()
+        due_s = 0.0
         while not stop.is_set():
             yield self.tick()
             if ticks is not None and self._number >= ticks:
                 return
-            missed = int((time.monotonic() - due_s) / period_s)
+            now_s = time.monotonic()
+            due_s = due_s or now_s
+            missed = int((now_s - due_s) / period_s)
             self._late_ticks += missed
             due_s += (missed + 1) * period_s
             stop.wait(max(0.0, due_s - time.monotonic()))

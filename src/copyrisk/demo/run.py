@@ -1,0 +1,103 @@
+"""The demo from end to end: server, accounts, quotes, daemon, view, and a clean end."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from copyrisk import _launcher
+from copyrisk.book import Book
+from copyrisk.demo.feed import open_feed
+from copyrisk.demo.seed import seed
+from copyrisk.demo.view import open_view
+from copyrisk.embedded import EmbeddedServer
+from copyrisk.engine import Engine
+from copyrisk.settings import Settings
+from copyrisk.store.connection import check_server, connect
+from copyrisk.store.pipe import Pipe
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the flags of `--demo` choose."""
+
+    accounts: int = 1000
+    replay: Path | None = None
+    speed: float = 1.0
+    ticks: int | None = None
+
+
+def run_demo(settings: Settings, options: DemoOptions, console: Console, stop: threading.Event) -> int:
+    """Run the demo until `stop` is set or its ticks are done; returns the exit code.
+
+    Raises
+    ------
+    CopyriskError
+        No server, a bad replay file, or a database that is not empty.
+    """
+    feed = open_feed(options.replay, options.speed)
+    url = settings.redis.url
+    with nullcontext() if url else EmbeddedServer.start(settings.redis.server_path) as server:
+        url = url or (server.url if server else "")
+        client = connect(
+            url,
+            connect_timeout_ms=settings.redis.connect_timeout_ms,
+            reply_timeout_ms=settings.redis.reply_timeout_ms,
+        )
+        console.print(f"server: {check_server(client)}", highlight=False)
+        pipe = Pipe(client)
+        with _progress(console) as bar:
+            task = bar.add_task("seeding accounts", total=options.accounts)
+            report = seed(pipe, options.accounts, feed.first(), progress=lambda done: bar.advance(task, done))
+        console.print(f"seeded {report.accounts} accounts with {report.orders} orders", highlight=False)
+        # The demo's market never sleeps, whatever the weekday.
+        hours = replace(settings.hours(), always_open=True)
+        engine = Engine(pipe, Book(settings.rules()), hours, settings.tick.period_ms)
+        with _feeding(url, options):
+            return _watch(engine, options.ticks, console, stop)
+
+
+def _watch(engine: Engine, ticks: int | None, console: Console, stop: threading.Event) -> int:
+    durations_ms: list[float] = []
+    late = skipped = 0
+    with open_view(console) as view:
+        for report in engine.run(stop, ticks=ticks):
+            view.show(report, engine)
+            durations_ms.append(report.duration_ms)
+            late, skipped = report.late_ticks, skipped + (report.skipped is not None)
+    p50, p99 = np.percentile(durations_ms[1:] or durations_ms or [0.0], [50, 99])
+    first = durations_ms[0] if durations_ms else 0.0
+    console.print(
+        f"{len(durations_ms)} ticks: first {first:.0f} ms, then p50 {p50:.1f} ms, p99 {p99:.1f} ms; "
+        f"late {late}, skipped {skipped}",
+        highlight=False,
+    )
+    return 0
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def _feeding(url: str, options: DemoOptions) -> Iterator[None]:
+    """Quotes from a process of their own, which ends with this one."""
+    launcher = [sys.executable, "-I", _launcher.__file__, str(os.getpid())]
+    command = [sys.executable, "-m", "copyrisk.demo.feed", "--redis", url, "--speed", str(options.speed)]
+    if options.replay is not None:
+        command += ["--replay", str(options.replay.resolve())]
+    process = subprocess.Popen([*launcher, *command], stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
