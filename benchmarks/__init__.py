@@ -1,0 +1,1 @@
+"""Workloads, their twins, and what is measured on them."""

@@ -1,0 +1,43 @@
+"""`python -m benchmarks [--json]`: measure the headline figures."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import tick, valuation
+from benchmarks.measure import Figure
+
+SUITES: tuple[Callable[[], Iterable[Figure]], ...] = (valuation.figures, tick.figures)
+
+
+def main() -> int:
+    """Print one JSON object per line, or a table with the targets."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    options = parser.parse_args()
+    console = Console()
+    table = Table("figure", "value", "interval", "target", "reached", box=None)
+    for suite in SUITES:
+        for figure in suite():
+            if options.json:
+                print(json.dumps(figure.as_json()), flush=True)
+            else:
+                table.add_row(*_row(figure))
+    if not options.json:
+        console.print(table)
+    return 0
+
+
+def _row(figure: Figure) -> tuple[str, str, str, str, str]:
+    interval = "" if figure.low is None else f"{figure.low:g} to {figure.high:g}"
+    target = "" if figure.target is None else f"{'<=' if figure.at_most else '>='} {figure.target:g}"
+    reached = {None: "", True: "yes", False: "NO"}[figure.reached]
+    return figure.name, f"{figure.value:g} {figure.unit}", interval, target, reached
+
+
+if __name__ == "__main__":
+    sys.exit(main())
