@@ -26,8 +26,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 cdef double MAX_USD = 1e13
 # Sums in doubles carry noise near 1e-12; it must not lift an account off its threshold.
 cdef double LEVEL_NOISE_PCT = 1e-9
-# Stands in for "no margin" in a division: the quotient is then below any threshold's noise and is masked.
-cdef double NO_MARGIN_DIVISOR = 1e300
 
 
 # Accounts are checked, valued and explained a block at a time, so that the second look finds them in the cache.
@@ -54,17 +52,19 @@ cdef double margin_volume(double bought, double sold, double cover) noexcept nog
 
 cdef double margin_level_pct(double equity, double used_margin) noexcept nogil:
     """Equity in percent of the used margin; 0.0 when no margin is used."""
-    return 100.0 * equity / (used_margin if used_margin > 0.0 else NO_MARGIN_DIVISOR) * (used_margin > 0.0)
+    return 100.0 * equity / used_margin if used_margin > 0.0 else 0.0
 
 
 cdef uint8_t ladder_state(double equity, double used_margin, double level_pct, double warning_pct,
                           double critical_pct) noexcept nogil:
     """Rung of the margin ladder; a threshold belongs to the worse side, NaN to none."""
-    cdef uint8_t has_margin = used_margin > 0.0
-    cdef uint8_t known = (fabs(equity) < MAX_USD) & (used_margin >= 0.0) & (used_margin < MAX_USD)
-    cdef uint8_t warned = level_pct <= warning_pct + LEVEL_NOISE_PCT
-    cdef uint8_t critical = level_pct <= critical_pct + LEVEL_NOISE_PCT
-    return known * (NO_MARGIN + has_margin * (1 + (warned | critical) + critical))
+    if not (fabs(equity) < MAX_USD and 0.0 <= used_margin < MAX_USD):
+        return STATE_UNKNOWN
+    if used_margin == 0.0:
+        return NO_MARGIN
+    if level_pct <= critical_pct + LEVEL_NOISE_PCT:
+        return CRITICAL
+    return WARNING if level_pct <= warning_pct + LEVEL_NOISE_PCT else HEALTHY
 
 
 cdef inline bint has_figures(uint8_t code) noexcept nogil:
@@ -360,26 +360,30 @@ cdef inline uint8_t value_account(const Account* a, const Leg* legs, const LegRa
     cdef const Leg* reserved = leg + a.n_executed
     cdef const Leg* end = leg + a.n_legs
     cdef const LegRate* r
+    cdef double equity, used, used_all
     cdef double pnl = a.fees_usd
     cdef double margin = 0.0
-    cdef double margin_all
     while leg < reserved:
         r = rates + leg.rate
         pnl += leg_pnl_usd(leg.units, leg.cost, r.price, r.gain, r.loss)
         margin += leg.margin_base * r.margin
         leg += 1
-    margin_all = margin
-    while leg < end:
-        margin_all += leg.margin_base * rates[leg.rate].margin
-        leg += 1
+    equity = a.balance + pnl
+    used = used_all = margin / a.leverage
+    if leg < end:
+        while leg < end:
+            margin += leg.margin_base * rates[leg.rate].margin
+            leg += 1
+        used_all = margin / a.leverage
     f.open_pnl = pnl
-    f.equity = a.balance + pnl
-    f.used_margin_executed = margin / a.leverage
-    f.used_margin_all = margin_all / a.leverage
-    f.free_margin = f.equity - f.used_margin_executed
-    f.margin_level_pct = margin_level_pct(f.equity, f.used_margin_executed)
-    f.state = (a.leverage > 0.0) * ladder_state(f.equity, f.used_margin_executed, f.margin_level_pct,
-                                                a.warning_level_pct, a.critical_level_pct)
+    f.equity = equity
+    f.used_margin_executed = used
+    f.used_margin_all = used_all
+    f.free_margin = equity - used
+    f.margin_level_pct = margin_level_pct(equity, used)
+    f.state = STATE_UNKNOWN
+    if a.leverage > 0.0:
+        f.state = ladder_state(equity, used, f.margin_level_pct, a.warning_level_pct, a.critical_level_pct)
     f.code = f.state != STATE_UNKNOWN
     f.culprit = -1
     f._pad0 = 0
