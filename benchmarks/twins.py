@@ -1,7 +1,8 @@
 """Other ways to value the same workload, each as good as its kind gets, to measure the kernel against.
 
 Every twin is prepared once (`prepare`) with whatever does not change from tick to tick and then computes, per tick
-and from the quotes: open profit, equity, used margin, free margin, level and ladder state of every account.
+and from the quotes: open profit, equity, used margin of executed and of all orders, free margin, level and ladder
+state of every account.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.workloads import N_SYMBOLS, Workload
-from copyrisk import value_accounts
+from copyrisk import OrderEffect, value_accounts
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,6 +26,7 @@ class Result:
     open_pnl: Floats
     equity: Floats
     used_margin: Floats
+    used_margin_all: Floats
     free_margin: Floats
     margin_level_pct: Floats
     state: npt.NDArray[Any]
@@ -40,6 +42,7 @@ def check(result: Result, figures: npt.NDArray[Any]) -> None:
         "open_pnl": result.open_pnl,
         "equity": result.equity,
         "used_margin_executed": result.used_margin,
+        "used_margin_all": result.used_margin_all,
         "free_margin": result.free_margin,
         "margin_level_pct": result.margin_level_pct,
     }
@@ -57,8 +60,8 @@ def _rates(work: Workload) -> tuple[Floats, Floats, Floats, Floats]:
     return bought["price"].copy(), sold["price"].copy(), bought["gain"].copy(), factor
 
 
-def _finish(work: Workload, pnl: Floats, margin: Floats) -> Result:
-    """From profit and margin (before leverage) of every account to its figures, in NumPy."""
+def _finish(work: Workload, pnl: Floats, margin: Floats, margin_all: Floats) -> Result:
+    """From profit and margins (before leverage) of every account to its figures, in NumPy."""
     equity = work.accounts["balance"] + pnl
     used = margin / work.accounts["leverage"]
     level = np.where(used > 0, 100.0 * equity / np.where(used > 0, used, 1.0), 0.0)
@@ -71,7 +74,7 @@ def _finish(work: Workload, pnl: Floats, margin: Floats) -> Result:
         ),
         1,
     )
-    return Result(pnl, equity, used, equity - used, level, state)
+    return Result(pnl, equity, used, margin_all / work.accounts["leverage"], equity - used, level, state)
 
 
 def kernel(work: Workload) -> Callable[[], Any]:
@@ -88,25 +91,69 @@ def numpy_textbook(work: Workload) -> Callable[[], Result]:
     """The formula of the contract, position by position: gather, convert, sum by account; margin by `max` side."""
     account, symbol = work.orders["account"].astype(np.int64), work.orders["instrument"].astype(np.int64)
     is_buy, lots, price = work.orders["is_buy"].astype(bool), work.orders["lots"].copy(), work.orders["price"].copy()
-    fees, size = work.orders["fees_usd"].copy(), work.instruments["contract_size"].copy()
+    executed = work.orders["effect"] == OrderEffect.EXECUTED
+    swap, commission, size = work.swap, work.commission, work.instruments["contract_size"].copy()
     at_open = work.instruments["margin_at_open"].astype(bool)
     n = len(work.accounts)
     pair, pair_of = np.unique(account * N_SYMBOLS + symbol, return_inverse=True)
     bid, ask, rate, factor = _rates(work)
 
+    def margin_of(counted: npt.NDArray[np.bool_], per_lot: Floats) -> Floats:
+        bought = np.bincount(pair_of, lots * (counted & is_buy), len(pair))
+        sold = np.bincount(pair_of, lots * (counted & ~is_buy), len(pair))
+        highest = np.zeros(len(pair))
+        np.maximum.at(highest, pair_of, np.where(counted, per_lot, 0.0))
+        return np.bincount(pair // N_SYMBOLS, np.maximum(bought, sold) * highest, n)
+
     def run() -> Result:
         moved = np.where(is_buy, bid[symbol] - price, price - ask[symbol])
-        pnl = moved * lots * size[symbol] * rate[symbol] + fees
-        margin_price = np.where(at_open[symbol], price, ask[symbol])
-        per_lot = size[symbol] * margin_price * factor[symbol]
-        bought = np.bincount(pair_of, lots * is_buy, len(pair))
-        sold = np.bincount(pair_of, lots * ~is_buy, len(pair))
-        highest = np.zeros(len(pair))
-        np.maximum.at(highest, pair_of, per_lot)
-        margin = np.bincount(pair // N_SYMBOLS, np.maximum(bought, sold) * highest, n)
-        return _finish(work, np.bincount(account, pnl, n), margin)
+        pnl = np.where(executed, moved * lots * size[symbol] * rate[symbol] + swap - commission, 0.0)
+        per_lot = size[symbol] * np.where(at_open[symbol], price, ask[symbol]) * factor[symbol]
+        margins = margin_of(executed, per_lot), margin_of(np.ones_like(executed), per_lot)
+        return _finish(work, np.bincount(account, pnl, n), *margins)
 
     return run
+
+
+def _folded(work: Workload) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    """By position: its row of rates, signed units and cost; zero for queued orders, which make no profit."""
+    symbol = work.orders["instrument"].astype(np.int64)
+    is_buy = work.orders["is_buy"].astype(bool)
+    units = work.orders["lots"] * work.instruments["contract_size"][symbol]
+    signed = np.where(work.orders["effect"] == OrderEffect.EXECUTED, np.where(is_buy, units, -units), 0.0)
+    return 2 * symbol + ~is_buy, signed, signed * work.orders["price"]
+
+
+def _fees(work: Workload) -> Floats:
+    executed = work.orders["effect"] == OrderEffect.EXECUTED
+    return np.bincount(work.orders["account"], np.where(executed, work.orders["fees_usd"], 0.0), len(work.accounts))
+
+
+@dataclass
+class _MarginBases:
+    """Margin folded by account and symbol: of executed and of all orders, its symbol, where each account begins."""
+
+    executed: Floats
+    all: Floats
+    symbol: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+
+
+def _margin_bases(work: Workload) -> _MarginBases:
+    account, symbol = work.orders["account"].astype(np.int64), work.orders["instrument"].astype(np.int64)
+    units = work.orders["lots"] * work.instruments["contract_size"][symbol]
+    is_buy, executed = work.orders["is_buy"].astype(bool), work.orders["effect"] == OrderEffect.EXECUTED
+    pair, pair_of = np.unique(account * N_SYMBOLS + symbol, return_inverse=True)
+    at_open = work.instruments["margin_at_open"].astype(bool)[pair % N_SYMBOLS]
+
+    def base(counted: npt.NDArray[np.bool_]) -> Floats:
+        highest = np.zeros(len(pair))
+        np.maximum.at(highest, pair_of, np.where(counted, work.orders["price"], 0.0))
+        bought, sold = np.bincount(pair_of, units * (counted & is_buy)), np.bincount(pair_of, units * (counted & ~is_buy))
+        return np.maximum(bought, sold) * np.where(at_open, highest, 1.0)
+
+    start = np.flatnonzero(np.diff(pair // N_SYMBOLS, prepend=-1))
+    return _MarginBases(base(executed), base(np.ones_like(executed)), pair % N_SYMBOLS, start)
 
 
 def numpy_best(work: Workload) -> Callable[[], Result]:
@@ -114,18 +161,14 @@ def numpy_best(work: Workload) -> Callable[[], Result]:
 
     Margin volumes do not change with the quotes either, so they are folded to one number per account and symbol.
     """
-    symbol = work.orders["instrument"].astype(np.int64)
-    units = work.orders["lots"] * work.instruments["contract_size"][symbol]
-    signed = np.where(work.orders["is_buy"].astype(bool), units, -units)
-    cost = signed * work.orders["price"]
-    leg = 2 * symbol + (signed < 0)
+    leg, signed, cost = _folded(work)
     start = np.flatnonzero(np.diff(work.orders["account"], prepend=-1))
-    fees = np.add.reduceat(work.orders["fees_usd"], start)
-    base, base_symbol, base_start = _margin_bases(work)
+    fees, bases = _fees(work), _margin_bases(work)
     bid, ask, rate, factor = _rates(work)
     at_open = work.instruments["margin_at_open"].astype(bool)
     price_usd, cost_rate = np.empty(2 * N_SYMBOLS), np.empty(2 * N_SYMBOLS)
-    first, second, third = np.empty(len(signed)), np.empty(len(signed)), np.empty(len(base))
+    first, second = np.empty(len(signed)), np.empty(len(signed))
+    third, fourth = np.empty(len(bases.all)), np.empty(len(bases.all))
 
     def run() -> Result:
         price_usd[0::2], price_usd[1::2] = bid * rate, ask * rate
@@ -136,94 +179,79 @@ def numpy_best(work: Workload) -> Callable[[], Result]:
         np.multiply(second, cost, out=second)
         np.subtract(first, second, out=first)
         pnl = np.add.reduceat(first, start) + fees
-        np.take(np.where(at_open, factor, ask * factor), base_symbol, out=third, mode="clip")
-        np.multiply(third, base, out=third)
-        return _finish(work, pnl, np.add.reduceat(third, base_start))
+        np.take(np.where(at_open, factor, ask * factor), bases.symbol, out=third, mode="clip")
+        np.multiply(third, bases.all, out=fourth)
+        np.multiply(third, bases.executed, out=third)
+        return _finish(work, pnl, np.add.reduceat(third, bases.start), np.add.reduceat(fourth, bases.start))
 
     return run
 
 
-def _margin_bases(work: Workload) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Margin base of every account and symbol, its symbol, and where each account begins."""
-    account, symbol = work.orders["account"].astype(np.int64), work.orders["instrument"].astype(np.int64)
-    units = work.orders["lots"] * work.instruments["contract_size"][symbol]
-    is_buy = work.orders["is_buy"].astype(bool)
-    pair, pair_of = np.unique(account * N_SYMBOLS + symbol, return_inverse=True)
-    highest = np.zeros(len(pair))
-    np.maximum.at(highest, pair_of, work.orders["price"])
-    bought, sold = np.bincount(pair_of, units * is_buy), np.bincount(pair_of, units * ~is_buy)
-    pair_symbol = pair % N_SYMBOLS
-    at_open = work.instruments["margin_at_open"].astype(bool)[pair_symbol]
-    base = np.maximum(bought, sold) * np.where(at_open, highest, 1.0)
-    return base, pair_symbol, np.flatnonzero(np.diff(pair // N_SYMBOLS, prepend=-1))
-
-
 @numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _numba_loop(
-    first: Any, leg: Any, units: Any, cost: Any, price: Any, rate: Any, base_first: Any, base: Any, base_symbol: Any,
-    margin_usd: Any, balance: Any, fees: Any, leverage: Any, warning: Any, critical: Any, out: Any, state: Any,
+    first: Any, leg: Any, units: Any, cost: Any, price: Any, rate: Any,
+    base_first: Any, base: Any, base_all: Any, base_symbol: Any, margin_usd: Any,
+    balance: Any, fees: Any, leverage: Any, warning: Any, critical: Any, out: Any, state: Any,
 ) -> None:  # fmt: skip
     for account in range(len(balance)):
         pnl = fees[account]
         for i in range(first[account], first[account + 1]):
             pnl += (units[i] * price[leg[i]] - cost[i]) * rate[leg[i]]
-        margin = 0.0
+        margin = margin_all = 0.0
         for i in range(base_first[account], base_first[account + 1]):
             margin += base[i] * margin_usd[base_symbol[i]]
+            margin_all += base_all[i] * margin_usd[base_symbol[i]]
         equity = balance[account] + pnl
         used = margin / leverage[account]
         level = 100.0 * equity / used if used > 0.0 else 0.0
         out[0, account] = pnl
         out[1, account] = equity
         out[2, account] = used
-        out[3, account] = equity - used
-        out[4, account] = level
+        out[3, account] = margin_all / leverage[account]
+        out[4, account] = equity - used
+        out[5, account] = level
         if used <= 0.0:
             state[account] = 1
+        elif level <= critical[account]:
+            state[account] = 4
         else:
-            state[account] = 2 + (level <= warning[account]) + (level <= critical[account])
+            state[account] = 3 if level <= warning[account] else 2
 
 
-def _numba(work: Workload, columns: tuple[Any, Any, Any, Any], bases: tuple[Any, Any, Any]) -> Callable[[], Result]:
-    first, leg, units, cost = columns
-    base_first, base, base_symbol = bases
+def _numba(work: Workload, columns: tuple[Any, Any, Any, Any], bases: tuple[Any, Any, Any, Any]) -> Callable[[], Result]:
     bid, ask, rate, factor = _rates(work)
     at_open = work.instruments["margin_at_open"].astype(bool)
-    price, rates = np.empty(2 * N_SYMBOLS), np.repeat(rate, 2)
-    fees = np.bincount(work.orders["account"], work.orders["fees_usd"], len(work.accounts))
+    price, rates, fees = np.empty(2 * N_SYMBOLS), np.repeat(rate, 2), _fees(work)
     names = ("leverage", "warning_level_pct", "critical_level_pct")
     balance = work.accounts["balance"].copy()
     leverage, warning, critical = (work.accounts[name].copy() for name in names)
-    out, state = np.empty((5, len(balance))), np.empty(len(balance), np.uint8)
+    out, state = np.empty((6, len(balance))), np.empty(len(balance), np.uint8)
 
     def run() -> Result:
         price[0::2], price[1::2] = bid, ask
         margin_usd = np.where(at_open, factor, ask * factor)
-        _numba_loop(
-            first, leg, units, cost, price, rates, base_first, base, base_symbol, margin_usd,
-            balance, fees, leverage, warning, critical, out, state,
-        )  # fmt: skip
-        return Result(out[0], out[1], out[2], out[3], out[4], state)
+        _numba_loop(*columns, price, rates, *bases, margin_usd, balance, fees, leverage, warning, critical, out, state)
+        return Result(out[0], out[1], out[2], out[3], out[4], out[5], state)
 
     return run
 
 
 def numba_folded(work: Workload) -> Callable[[], Result]:
-    """Folded columns, one row per position, one compiled loop over accounts."""
-    symbol = work.orders["instrument"].astype(np.int32)
-    units = work.orders["lots"] * work.instruments["contract_size"][symbol]
-    signed = np.where(work.orders["is_buy"].astype(bool), units, -units)
-    leg = (2 * symbol + (signed < 0)).astype(np.int32)
+    """Folded columns, one row per position, one compiled loop over accounts; margin folded by account and symbol."""
+    leg, signed, cost = _folded(work)
     first = np.searchsorted(work.orders["account"], np.arange(len(work.accounts) + 1)).astype(np.int64)
-    base, base_symbol, base_start = _margin_bases(work)
-    base_first = np.append(base_start, len(base)).astype(np.int64)
-    columns = (first, leg, signed, signed * work.orders["price"])
-    return _numba(work, columns, (base_first, base, base_symbol.astype(np.int32)))
+    bases = _margin_bases(work)
+    base_first = np.append(bases.start, len(bases.all)).astype(np.int64)
+    rows = (base_first, bases.executed, bases.all, bases.symbol.astype(np.int32))
+    return _numba(work, (first, leg.astype(np.int32), signed, cost), rows)
 
 
 def numba_netted(work: Workload) -> Callable[[], Result]:
     """The same loop over the kernel's own netted legs, as columns: what is left is the layout and the compiler."""
     first = np.append(work.accounts["first"], len(work.legs)).astype(np.int64)
     legs = work.legs
+    account = np.repeat(np.arange(len(work.accounts)), work.accounts["n_legs"])
+    reserved = np.arange(len(legs)) - work.accounts["first"][account] >= work.accounts["n_executed"][account]
+    base_all = legs["margin_base"].copy()
     columns = (first, legs["rate"].copy(), legs["units"].copy(), legs["cost"].copy())
-    return _numba(work, columns, (first, legs["margin_base"].copy(), (legs["rate"] // 2).astype(np.int32)))
+    return _numba(work, columns, (first, np.where(reserved, 0.0, base_all), base_all, (legs["rate"] // 2).astype(np.int32)))

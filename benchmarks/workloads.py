@@ -15,6 +15,7 @@ NOW_MS = 1_700_000_000_000
 N_SYMBOLS = 64
 _N_USD, _N_CRYPTO = 40, 4  # of the symbols: quoted in USD (the last of them crypto), the others in six currencies
 _N_CURRENCIES = 6
+_QUEUED = 0.01  # of the orders are with the provider and reserve margin only
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,15 @@ class Workload:
     Attributes
     ----------
     orders, instruments, quotes, accounts, legs, leg_rates : structured arrays of `copyrisk.layout`
+    swap, commission : (o,) float64
+        USD, as an order hash holds them; `orders["fees_usd"]` is their difference.
     figures : (a,) Figures
         Room for the result.
     """
 
     orders: Rows
+    swap: npt.NDArray[np.float64]
+    commission: npt.NDArray[np.float64]
     instruments: Rows
     quotes: Rows
     accounts: Rows
@@ -106,9 +111,11 @@ def workload(name: str, seed: int = 1) -> Workload:
     orders["is_buy"] = (side ^ (random.random(symbol.shape) < 0.1)).ravel()
     orders["lots"] = random.integers(1, 300, count) / 100.0
     orders["price"] = quotes["bid"][orders["instrument"]] * random.normal(1.0, 0.003, count)
-    orders["fees_usd"] = -random.integers(0, 700, count) / 100.0
+    swap, commission = random.integers(-200, 50, count) / 100.0, random.integers(0, 700, count) / 100.0
+    orders["fees_usd"] = swap - commission
     orders["account"] = np.repeat(np.arange(size.accounts), size.positions_each)
-    orders["effect"], orders["code"] = OrderEffect.EXECUTED, RowCode.OK
+    orders["effect"] = np.where(random.random(count) < _QUEUED, OrderEffect.RESERVED, OrderEffect.EXECUTED)
+    orders["code"] = RowCode.OK
     accounts: Rows = np.zeros(size.accounts, layout.ACCOUNT)
     accounts["balance"] = random.integers(100_000, 10_000_000, size.accounts) / 100.0
     accounts["leverage"] = random.choice([30.0, 100.0, 200.0, 500.0], size.accounts)
@@ -118,4 +125,4 @@ def workload(name: str, seed: int = 1) -> Workload:
     judge_quotes(quotes, NOW_MS, np.ones(5, np.uint8))
     price_legs(instruments, quotes, ConversionSide.CONVERT_ASK, leg_rates)
     figures: Rows = np.zeros(size.accounts, layout.FIGURES)
-    return Workload(orders, instruments, quotes, accounts, legs, leg_rates, figures)
+    return Workload(orders, swap, commission, instruments, quotes, accounts, legs, leg_rates, figures)
