@@ -28,7 +28,7 @@ cdef double MAX_USD = 1e13
 cdef double LEVEL_NOISE_PCT = 1e-9
 
 
-# Accounts are checked, valued and explained a block at a time, so that the second look finds them in the cache.
+# Accounts are valued and explained a block at a time, so that the second look finds them in the cache.
 cdef enum:
     BLOCK = 128
 
@@ -390,12 +390,20 @@ cdef inline uint8_t value_account(const Account* a, const Leg* legs, const LegRa
     return f.code
 
 
-cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Leg* legs, const LegRate* rates,
-                                 Figures* figures) noexcept nogil:
-    """The loop of `value_accounts` for compiled callers, unchecked; returns how many accounts are known."""
+cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Leg* legs, Py_ssize_t n_legs,
+                                 const LegRate* rates, Figures* figures) noexcept nogil:
+    """The loop of `value_accounts` for compiled callers.
+
+    Returns how many accounts are known, or -1 - i if the segment of account i is not inside the legs (it would be
+    valued on somebody else's money); the rows from i on are not written then.
+    """
     cdef Py_ssize_t i, n_known = 0
+    cdef const Account* a
     for i in range(n):
-        n_known += value_account(&accounts[i], legs, rates, &figures[i])
+        a = &accounts[i]
+        if (a.first < 0) | (a.n_executed < 0) | (a.n_legs < a.n_executed) | (<int64_t>a.first + a.n_legs > n_legs):
+            return -1 - i
+        n_known += value_account(a, legs, rates, &figures[i])
     return n_known
 
 
@@ -446,7 +454,7 @@ def value_accounts(const Account[::1] accounts, const Leg[::1] legs, const LegRa
     cdef const LegRate* first_rate = &leg_rates[0] if leg_rates.shape[0] else NULL
     cdef const Instrument* first_terms = first_instrument(instruments)
     cdef bint open_and_priced
-    cdef Py_ssize_t start, size, bad = -1
+    cdef Py_ssize_t start, size, n_known = 0
     if figures.shape[0] != n:
         raise_shape("figures", f"{n} (one for each account)", figures.shape[0])
     if leg_rates.shape[0] != 2 * instruments.shape[0]:
@@ -455,27 +463,15 @@ def value_accounts(const Account[::1] accounts, const Leg[::1] legs, const LegRa
         open_and_priced = all_open(instruments)
         for start from 0 <= start < n by BLOCK:
             size = min(BLOCK, n - start)
-            bad = outside(&accounts[start], size, legs.shape[0])
-            if bad >= 0:
+            n_known = value_accounts_c(&accounts[start], size, first_row, legs.shape[0], first_rate, &figures[start])
+            if n_known < 0:
                 break
-            if value_accounts_c(&accounts[start], size, first_row, first_rate,
-                                &figures[start]) < size or not open_and_priced:
+            if n_known < size or not open_and_priced:
                 for i in range(start, start + size):
                     if not open_and_priced or figures[i].state == STATE_UNKNOWN:
                         explain(&accounts[i], first_row, first_terms, &figures[i])
-    if bad >= 0:
-        raise_shape("accounts", f"segments inside {legs.shape[0]} legs", f"row {start + bad} that reaches outside")
-
-
-cdef inline Py_ssize_t outside(const Account* accounts, Py_ssize_t n, Py_ssize_t n_legs) noexcept nogil:
-    """First account whose segment is not inside the legs (it would be valued on somebody's money), or -1."""
-    cdef Py_ssize_t i
-    cdef const Account* a
-    for i in range(n):
-        a = &accounts[i]
-        if (a.first < 0) | (a.n_executed < 0) | (a.n_legs < a.n_executed) | (<int64_t>a.first + a.n_legs > n_legs):
-            return i
-    return -1
+    if n_known < 0:
+        raise_shape("accounts", f"segments inside {legs.shape[0]} legs", f"row {start - 1 - n_known} that reaches outside")
 
 
 cdef int raise_shape(str name, object expected, object found) except -1:
