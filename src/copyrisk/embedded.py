@@ -115,13 +115,17 @@ class EmbeddedServer:
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        with redis.Redis.from_url(self.url) as client:
-            while time.monotonic() < deadline and self._process.poll() is None:
-                try:
-                    client.connection_pool.make_connection().connect()
-                    return
-                except redis.RedisError:
-                    time.sleep(0.01)
+        connection = redis.UnixDomainSocketConnection(path=str(self.folder / "socket"))
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                connection.connect()
+                return
+            except redis.AuthenticationError:
+                return  # it answers; who may use it is another question
+            except redis.RedisError:
+                time.sleep(0.01)
+            finally:
+                connection.disconnect()
         log = self.folder / "log"
         said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
         raise ConfigError(

@@ -85,7 +85,7 @@ class ReplayFeed:
 
     def __init__(self, path: Path, speed: float = 1.0) -> None:
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("symbols", "price_scale", "ts_ms", "symbol", "bid", "ask")}
         except KeyError as missing:
             raise ConfigError(f"{path}: no array {missing.args[0]}", code="bad_replay_file") from None

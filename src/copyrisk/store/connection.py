@@ -22,7 +22,6 @@ _SCHEMES = ("redis://", "rediss://", "unix://")
 _ANSWERS = (
     ("NOAUTH", "server_auth_failed", "the server wants a password"),
     ("WRONGPASS", "server_auth_failed", "the server refused the user or password"),
-    ("NOPERM", "server_no_permission", "the server user lacks a permission"),
     ("LOADING", "server_loading", "the server is still loading its data"),
     ("MASTERDOWN", "server_loading", "the server has lost its master"),
 )
@@ -102,6 +101,8 @@ def store_error(failure: Exception) -> StoreError:
     for word, code, meaning in _ANSWERS:
         if word in text or (word == "WRONGPASS" and "invalid username-password" in text.lower()):
             return StoreError(meaning, code=code)
+    if isinstance(failure, redis.exceptions.NoPermissionError):
+        return StoreError("the server user lacks a permission", code="server_no_permission")
     if isinstance(failure, redis.AuthenticationError):
         return StoreError(f"the server refused the login: {text}", code="server_auth_failed")
     if isinstance(failure, redis.BusyLoadingError):

@@ -1,0 +1,77 @@
+"""The benchmarks measure what they say: twins agree, wrong results are refused, the output keeps its form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import measure, twins
+from benchmarks.workloads import workload
+from copyrisk._core import LadderState
+
+TWINS = [twins.numpy_textbook, twins.numpy_best, twins.numba_folded, twins.numba_netted]
+
+
+@pytest.mark.parametrize("prepare", TWINS, ids=lambda prepare: prepare.__name__)
+def test_every_twin_agrees_with_the_kernel_and_a_wrong_one_is_refused(prepare: Any) -> None:
+    work = workload("small")
+    twins.kernel(work)()
+    result = prepare(work)()
+    twins.check(result, work.figures)
+    for name in ("open_pnl", "used_margin", "used_margin_all", "state"):
+        right = getattr(result, name).copy()
+        wrong = right.copy()
+        wrong[7] += 1
+        setattr(result, name, wrong)
+        with pytest.raises(twins.WrongResult):
+            twins.check(result, work.figures)
+        setattr(result, name, right)
+
+
+def test_the_workload_holds_what_makes_valuation_hard() -> None:
+    work = workload("small")
+    twins.kernel(work)()
+    assert len(work.orders) / 2 < len(work.legs) < len(work.orders)
+    assert set(np.unique(work.figures["state"])) >= {LadderState.HEALTHY, LadderState.WARNING, LadderState.CRITICAL}
+    assert (work.accounts["n_legs"] > work.accounts["n_executed"]).any()
+    assert work.instruments["margin_at_open"].any() and not work.instruments["profit_is_usd"].all()
+
+
+def test_a_ratio_has_an_interval_and_its_worse_end_decides() -> None:
+    over, under = np.full(9, 4.0), np.array([1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 4.0])
+    figure = measure.ratio("x", "y", over, under, target=2.0)
+    assert figure.value == figure.low == 2.0
+    assert figure.reached
+    assert not measure.Figure("x", 3.0, "ratio", "y", 1.9, 4.0, target=2.0).reached
+    assert not measure.Figure("x", 1.0, "ratio", "y", 0.9, 1.7, target=1.6, at_most=True).reached
+    assert set(figure.as_json()) >= {"name", "value", "unit", "versus", "low", "high"}
+
+
+@pytest.mark.slow
+def test_json_lines_hold_the_headline_figures() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--json"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+    )
+    figures = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    wanted = "kernel_ns_per_position kernel_vs_numpy_textbook kernel_vs_numpy_best kernel_vs_numba kernel_vs_bandwidth"
+    assert set(wanted.split()) <= set(figures)
+    for name, figure in figures.items():
+        assert figure["value"] > 0 and figure["unit"]
+        assert ("versus" in figure) == ("_vs_" in name)
+
+
+def test_value_accounts(benchmark: Any) -> None:
+    work = workload("small")
+    figures = benchmark(twins.kernel(work))
+    assert figures["state"].min() > 0
+
+
+@pytest.mark.parametrize("prepare", TWINS[1:3], ids=lambda prepare: prepare.__name__)
+def test_twins(benchmark: Any, prepare: Any) -> None:
+    work = workload("small")
+    twins.kernel(work)()
+    twins.check(benchmark(prepare(work)), work.figures)

@@ -1,0 +1,198 @@
+"""The book under any sequence of changes equals a book built from scratch."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from copyrisk import book as book_module
+from copyrisk import keys
+from copyrisk._core import OrderEffect, RowCode
+from copyrisk.book import Book, InstrumentKey
+from copyrisk.fields import AccountRow, InstrumentRow, OrderRow, QuoteRow
+from copyrisk.risk import Valuer, count_states, reasons
+from copyrisk.rules import ValuationRules
+from tests.books import NOW_MS, fill_account, fill_market, value_one
+
+OPEN = np.ones(5, np.uint8)
+SYMBOLS = ("EURUSD", "EURGBP", "XAUUSD")
+GROUPS = ("Standard", "VIP")
+PROFIT = {"EURUSD": "USD", "EURGBP": "GBP", "XAUUSD": "USD"}
+
+names = st.sampled_from([f"live:{n}" for n in range(6)])
+order_ids = st.sampled_from([f"O{n}" for n in range(8)])
+cents = st.integers(1, 500).map(lambda n: n / 100)
+
+
+class Changes(RuleBasedStateMachine):
+    """Applies the same changes to a book and to plain dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = Book(ValuationRules())
+        self.valuer = Valuer(self.book)
+        self.configs: dict[str, AccountRow] = {}
+        self.held: dict[str, dict[str, OrderRow]] = {}
+        self.terms: dict[InstrumentKey, InstrumentRow] = {}
+        self.quotes: dict[str, QuoteRow] = {}
+
+    @initialize()
+    def market(self) -> None:
+        for group in GROUPS:
+            for symbol in SYMBOLS:
+                self.change_terms(group, symbol, 100.0)
+        for symbol in (*SYMBOLS, "GBPUSD"):
+            self.change_quote(symbol, 1.5)
+
+    @rule(group=st.sampled_from(GROUPS), symbol=st.sampled_from(SYMBOLS), size=st.sampled_from([1.0, 100.0, 100_000.0]))
+    def change_terms(self, group: str, symbol: str, size: float) -> None:
+        key, terms = InstrumentKey(group, symbol), InstrumentRow(RowCode.OK, size, PROFIT[symbol], 1)
+        self.terms[key] = terms
+        self.book.set_instrument(self.book.ensure_instrument(key), terms)
+
+    @rule(symbol=st.sampled_from((*SYMBOLS, "GBPUSD")), bid=cents)
+    def change_quote(self, symbol: str, bid: float) -> None:
+        self.quotes[symbol] = QuoteRow(RowCode.OK, bid, bid * 1.01, NOW_MS)
+        self.book.set_quote(self.book.ensure_quote(symbol), self.quotes[symbol])
+
+    @rule(name=names, balance=cents, group=st.sampled_from(GROUPS), code=st.sampled_from([1, 1, 1, 72]))
+    def set_account(self, name: str, balance: float, group: str, code: int) -> None:
+        row = AccountRow(code, balance, 100.0, group)
+        self.configs[name] = row
+        self.held.setdefault(name, {})
+        self.book.set_account(self.book.ensure_account(keys.parse_account(name)), row)
+
+    @rule(name=names)
+    def remove_account(self, name: str) -> None:
+        if name in self.configs:
+            del self.configs[name], self.held[name]
+            self.book.remove_account(keys.parse_account(name))
+
+    @rule(
+        name=names,
+        order_id=order_ids,
+        symbol=st.sampled_from(SYMBOLS),
+        is_buy=st.booleans(),
+        lots=cents,
+        effect=st.sampled_from([OrderEffect.EXECUTED, OrderEffect.EXECUTED, OrderEffect.RESERVED, OrderEffect.IDLE]),
+        code=st.sampled_from([1, 1, 1, 1, 56]),
+    )
+    def set_order(self, name: str, order_id: str, symbol: str, is_buy: bool, lots: float, effect: int, code: int) -> None:
+        if name in self.configs:
+            order = OrderRow(code, effect, symbol, is_buy, 1.25, lots, -0.5)
+            self.held[name][order_id] = order
+            self.book.set_order(self.book.account_row[keys.parse_account(name)], order_id, order)
+
+    @rule(name=names, order_id=order_ids)
+    def remove_order(self, name: str, order_id: str) -> None:
+        if name in self.configs and order_id in self.held[name]:
+            del self.held[name][order_id]
+            self.book.remove_order(self.book.account_row[keys.parse_account(name)], order_id)
+
+    @invariant()
+    def equals_a_book_from_scratch(self) -> None:
+        if not self.quotes:
+            return
+        fresh = Book(ValuationRules())
+        for key, terms in self.terms.items():
+            fresh.set_instrument(fresh.ensure_instrument(key), terms)
+        for symbol, quote in self.quotes.items():
+            fresh.set_quote(fresh.ensure_quote(symbol), quote)
+        for name, config in self.configs.items():
+            row = fresh.ensure_account(keys.parse_account(name))
+            fresh.set_account(row, config)
+            for order_id, order in self.held[name].items():
+                fresh.set_order(row, order_id, order)
+        found, wanted = self.valuer.value(NOW_MS, OPEN), Valuer(fresh).value(NOW_MS, OPEN)
+        assert set(map(str, self.book.account_row)) == set(self.configs)
+        for account, row in fresh.account_row.items():
+            ours, theirs = found[self.book.account_row[account]], wanted[row]
+            assert (ours["state"], ours["code"]) == (theirs["state"], theirs["code"])
+            if ours["state"]:
+                np.testing.assert_allclose(ours["equity"], theirs["equity"], rtol=1e-12, atol=1e-9)
+                np.testing.assert_allclose(ours["used_margin_all"], theirs["used_margin_all"], rtol=1e-12, atol=1e-9)
+        free = set(range(len(self.book.accounts))) - set(self.book.account_of)
+        assert all(found[row]["state"] == 0 for row in free)
+
+
+TestChanges = Changes.TestCase
+TestChanges.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+EURUSD = {"symbol": "EURUSD", "bid": "1.1", "ask": "1.1001", "contract_size": "100000", "profit": "USD", "type": "1"}
+
+
+def buy(lots: str = "0.1") -> dict[str, str]:
+    return {"symbol": "EURUSD", "order_type": "BUY", "order_price": "1.1", "order_quantity": lots}
+
+
+def test_segments_that_grow_leave_holes_that_are_laid_out_anew(monkeypatch: Any) -> None:
+    monkeypatch.setattr(book_module, "_COMPACT_ABOVE_LEGS", 16)
+    book = Book(ValuationRules())
+    fill_market(book, [EURUSD])
+    rows = [fill_account(book, f"live:{n}", {"wallet_balance": "1000", "leverage": "100"}, [buy()]) for n in range(20)]
+    valuer = Valuer(book)
+    for size in range(2, 40):
+        for row in rows:
+            book.set_order(row, f"N{size}", OrderRow(RowCode.OK, OrderEffect.EXECUTED, "EURUSD", True, 1.1, 0.1, 0.0))
+        figures = valuer.value(NOW_MS, OPEN)
+        np.testing.assert_allclose(figures["used_margin_executed"][rows], size * 0.1 * 1100.1)
+    assert len(book.legs) < 3 * 20 * 40
+
+
+def test_an_account_whose_group_changes_trades_on_the_new_terms() -> None:
+    book = Book(ValuationRules())
+    fill_market(book, [EURUSD])
+    fill_market(book, [{**EURUSD, "contract_size": "1000"}], "VIP")
+    row = fill_account(book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, [buy("1")])
+    np.testing.assert_allclose(Valuer(book).value(NOW_MS, OPEN)[row]["used_margin_executed"], 1100.1)
+    book.set_account(row, AccountRow(RowCode.OK, 1000.0, 100.0, "VIP"))
+    np.testing.assert_allclose(Valuer(book).value(NOW_MS, OPEN)[row]["used_margin_executed"], 11.001)
+
+
+def test_a_conversion_pair_is_checked_for_age_even_if_its_own_terms_are_missing() -> None:
+    book = Book(ValuationRules())
+    book.ensure_instrument(InstrumentKey("Standard", "GBPUSD"))  # held by somebody, but nobody has terms for it
+    fill_market(book, [{**EURUSD, "symbol": "EURGBP", "profit": "GBP"}])
+    book.set_quote(book.quote_row["GBPUSD"], QuoteRow(RowCode.OK, 1.25, 1.2501, NOW_MS - 60_000))
+    row = fill_account(
+        book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, [{**buy(), "symbol": "EURGBP"}]
+    )
+    assert Valuer(book).value(NOW_MS, OPEN)[row]["code"] == RowCode.CONVERSION_RATE_MISSING
+
+
+def test_a_queued_order_that_cannot_be_priced_does_not_hide_the_level() -> None:
+    queued = {**buy(), "symbol": "XAUUSD", "order_status": "QUEUED"}
+    book = Book(ValuationRules())
+    fill_market(book, [EURUSD, {**EURUSD, "symbol": "XAUUSD", "bid": None}])
+    row = fill_account(book, "live:1", {"wallet_balance": "5", "leverage": "100"}, [buy(), queued])
+    figures = Valuer(book).value(NOW_MS, OPEN)
+    assert figures[row]["code"] == RowCode.RESERVE_UNKNOWN
+    assert figures[row]["margin_level_pct"] < 10
+    assert reasons(book, figures, row) == ["quote_one_sided:XAUUSD"]
+    assert sum(count_states(book, figures).values()) == 1
+
+
+def test_reasons_are_limited_and_sorted() -> None:
+    book = Book(ValuationRules())
+    bad = [{**buy(), "order_price": ""} for _ in range(12)]
+    row = fill_account(book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, bad)
+    figures = Valuer(book).value(NOW_MS, OPEN)
+    found = reasons(book, figures, row)
+    assert len(found) == 8
+    assert found == sorted(found)
+
+
+def test_side_conversion_keeps_profit_and_loss_apart() -> None:
+    """1 lot of profit and 1 lot of loss in JPY do not cancel when each converts at its worse side."""
+    usdjpy = {**EURUSD, "symbol": "USDJPY", "bid": "100", "ask": "110", "profit": "JPY"}
+    orders = [
+        {**buy("1"), "symbol": "USDJPY", "order_price": "90"},
+        {**buy("1"), "symbol": "USDJPY", "order_price": "110"},
+    ]
+    config = {"wallet_balance": "1000000", "leverage": "100"}
+    figures = value_one(config, [usdjpy], orders, {"rate_side": "side"})
+    np.testing.assert_allclose(figures["open_pnl"], 1_000_000 / 110 - 1_000_000 / 100)
+    assert value_one(config, [usdjpy], orders, {"rate_side": "ask"})["open_pnl"] == 0.0
