@@ -1,8 +1,8 @@
 """Gates: what must not get slower. Absolute times never decide.
 
-    python -m benchmarks.gates                    # ratios and instruction counts
-    python -m benchmarks.gates --update-baseline  # store the instruction counts of this compiler
-    python -m benchmarks.gates --against REV      # asv continuous between REV and HEAD
+python -m benchmarks.gates                    # ratios and instruction counts
+python -m benchmarks.gates --update-baseline  # store the instruction counts of this compiler
+python -m benchmarks.gates --against REV      # asv continuous between REV and HEAD
 """
 
 import argparse
@@ -67,7 +67,9 @@ def main() -> int:
         update_baseline()
         return 0
     if options.against:
-        return subprocess.run([sys.executable, "-m", "asv", "continuous", options.against, "HEAD"], check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-m", "asv", "continuous", options.against, "HEAD"], check=False
+        ).returncode
     held = True
     for gates in (ratio_gates(), instruction_gates()):
         for passed, line in gates:

@@ -1,7 +1,7 @@
 """Instruction counts of the kernels: they repeat exactly, whatever else the machine does.
 
-    python -m benchmarks.instructions          # count under valgrind, print JSON
-    python -m benchmarks.instructions --child  # what runs under valgrind
+python -m benchmarks.instructions          # count under valgrind, print JSON
+python -m benchmarks.instructions --child  # what runs under valgrind
 """
 
 import argparse
@@ -40,7 +40,11 @@ def count(function: str) -> int:
         # A fixed hash seed and no Numba: nothing that varies comes near the kernel.
         run = [sys.executable, "-m", "benchmarks.instructions", "--child"]
         done = subprocess.run(
-            [*command, *run], capture_output=True, text=True, check=False, env={"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin"}
+            [*command, *run],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin"},
         )
         if done.returncode != 0:
             raise RuntimeError(f"valgrind: {done.stderr[-500:]}")

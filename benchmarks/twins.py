@@ -149,7 +149,10 @@ def _margin_bases(work: Workload) -> _MarginBases:
     def base(counted: npt.NDArray[np.bool_]) -> Floats:
         highest = np.zeros(len(pair))
         np.maximum.at(highest, pair_of, np.where(counted, work.orders["price"], 0.0))
-        bought, sold = np.bincount(pair_of, units * (counted & is_buy)), np.bincount(pair_of, units * (counted & ~is_buy))
+        bought, sold = (
+            np.bincount(pair_of, units * (counted & is_buy)),
+            np.bincount(pair_of, units * (counted & ~is_buy)),
+        )
         return np.maximum(bought, sold) * np.where(at_open, highest, 1.0)
 
     start = np.flatnonzero(np.diff(pair // N_SYMBOLS, prepend=-1))
@@ -218,7 +221,9 @@ def _numba_loop(
             state[account] = 3 if level <= warning[account] else 2
 
 
-def _numba(work: Workload, columns: tuple[Any, Any, Any, Any], bases: tuple[Any, Any, Any, Any]) -> Callable[[], Result]:
+def _numba(
+    work: Workload, columns: tuple[Any, Any, Any, Any], bases: tuple[Any, Any, Any, Any]
+) -> Callable[[], Result]:
     bid, ask, rate, factor = _rates(work)
     at_open = work.instruments["margin_at_open"].astype(bool)
     price, rates, fees = np.empty(2 * N_SYMBOLS), np.repeat(rate, 2), _fees(work)
@@ -254,4 +259,6 @@ def numba_netted(work: Workload) -> Callable[[], Result]:
     reserved = np.arange(len(legs)) - work.accounts["first"][account] >= work.accounts["n_executed"][account]
     base_all = legs["margin_base"].copy()
     columns = (first, legs["rate"].copy(), legs["units"].copy(), legs["cost"].copy())
-    return _numba(work, columns, (first, np.where(reserved, 0.0, base_all), base_all, (legs["rate"] // 2).astype(np.int32)))
+    return _numba(
+        work, columns, (first, np.where(reserved, 0.0, base_all), base_all, (legs["rate"] // 2).astype(np.int32))
+    )

@@ -52,9 +52,7 @@ def _of_workload(name: str, suffix: str, rounds: int) -> Iterator[Figure]:
     )
     headline = not suffix
     for column, (twin, _, goal) in enumerate(_TWINS, 1):
-        yield ratio(
-            f"kernel_vs_{twin}{suffix}", twin, times[:, column], times[:, 0], target=goal if headline else None
-        )
+        yield ratio(f"kernel_vs_{twin}{suffix}", twin, times[:, column], times[:, 0], target=goal if headline else None)
     yield ratio(
         f"kernel_vs_bandwidth{suffix}",
         "copy of the bytes touched",

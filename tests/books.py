@@ -30,9 +30,7 @@ def fill_market(book: Book, instruments: Sequence[Mapping[str, Any]], group: str
         row = book.ensure_instrument(InstrumentKey(group, terms["symbol"]))
         book.set_instrument(row, fields.decode_instrument(reply(fields.INSTRUMENT_FIELDS, terms)))
         quote = {"ts": NOW_MS, **terms}
-        book.set_quote(
-            book.quote_row[terms["symbol"]], fields.decode_quote(reply(fields.QUOTE_FIELDS, quote))
-        )
+        book.set_quote(book.quote_row[terms["symbol"]], fields.decode_quote(reply(fields.QUOTE_FIELDS, quote)))
 
 
 def fill_account(book: Book, name: str, config: Mapping[str, Any], orders: Sequence[Mapping[str, Any]]) -> int:

@@ -54,7 +54,11 @@ def test_a_ratio_has_an_interval_and_its_worse_end_decides() -> None:
 @pytest.mark.slow
 def test_json_lines_hold_the_headline_figures() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--json"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+        [sys.executable, "-m", "benchmarks", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
     )
     figures = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
     wanted = "kernel_ns_per_position kernel_vs_numpy_textbook kernel_vs_numpy_best kernel_vs_numba kernel_vs_bandwidth"

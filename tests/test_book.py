@@ -79,7 +79,9 @@ class Changes(RuleBasedStateMachine):
         effect=st.sampled_from([OrderEffect.EXECUTED, OrderEffect.EXECUTED, OrderEffect.RESERVED, OrderEffect.IDLE]),
         code=st.sampled_from([1, 1, 1, 1, 56]),
     )
-    def set_order(self, name: str, order_id: str, symbol: str, is_buy: bool, lots: float, effect: int, code: int) -> None:
+    def set_order(
+        self, name: str, order_id: str, symbol: str, is_buy: bool, lots: float, effect: int, code: int
+    ) -> None:
         if name in self.configs:
             order = OrderRow(code, effect, symbol, is_buy, 1.25, lots, -0.5)
             self.held[name][order_id] = order
@@ -157,9 +159,7 @@ def test_a_conversion_pair_is_checked_for_age_even_if_its_own_terms_are_missing(
     book.ensure_instrument(InstrumentKey("Standard", "GBPUSD"))  # held by somebody, but nobody has terms for it
     fill_market(book, [{**EURUSD, "symbol": "EURGBP", "profit": "GBP"}])
     book.set_quote(book.quote_row["GBPUSD"], QuoteRow(RowCode.OK, 1.25, 1.2501, NOW_MS - 60_000))
-    row = fill_account(
-        book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, [{**buy(), "symbol": "EURGBP"}]
-    )
+    row = fill_account(book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, [{**buy(), "symbol": "EURGBP"}])
     assert Valuer(book).value(NOW_MS, OPEN)[row]["code"] == RowCode.CONVERSION_RATE_MISSING
 
 

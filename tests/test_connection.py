@@ -41,7 +41,11 @@ def test_versions_are_judged() -> None:
     assert judge_server({"redis_version": "7.2.4", "valkey_version": "8.0.1"}).kind == "Valkey"
     policy = judge_server({"redis_version": "7.4.0", "maxmemory_policy": "allkeys-lru"})
     assert "allkeys-lru" in str(policy)
-    for info, code in (({"redis_version": "6.2.14"}, "server_too_old"), ({}, "server_not_redis"), ({"redis_version": "x"}, "server_not_redis")):
+    for info, code in (
+        ({"redis_version": "6.2.14"}, "server_too_old"),
+        ({}, "server_not_redis"),
+        ({"redis_version": "x"}, "server_not_redis"),
+    ):
         with pytest.raises(StoreError) as failure:
             judge_server(info)
         assert failure.value.code == code
@@ -65,7 +69,16 @@ def test_passwords_and_acl_users(tmp_path: Path) -> None:
         assert code_of(f"unix://:wrongsecret@{path}") == "server_auth_failed"
         assert checked(f"unix://:secret@{path}").version >= (7, 0)
         admin = connect(f"unix://:secret@{path}", connect_timeout_ms=500, reply_timeout_ms=500)
-        rights = ["~user*", "~market:*", "~groups:*", "~copyrisk:*", "&portfolio_updates", "+@all", "-@dangerous", "+info"]
+        rights = [
+            "~user*",
+            "~market:*",
+            "~groups:*",
+            "~copyrisk:*",
+            "&portfolio_updates",
+            "+@all",
+            "-@dangerous",
+            "+info",
+        ]
         admin.acl_setuser("risk", enabled=True, passwords=["+secret"], reset=True)
         admin.execute_command("ACL", "SETUSER", "risk", *rights)
         assert checked(f"unix://risk:secret@{path}").role == "master"
@@ -115,7 +128,21 @@ def test_tls(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *subject],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            *subject,
+        ],
         check=True,
         capture_output=True,
     )
@@ -138,7 +165,13 @@ def pipe_to(server: Any) -> Pipe:
 
 def test_replies_come_in_order_and_errors_in_their_place(redis_server: Any) -> None:
     pipe = pipe_to(redis_server)
-    commands = [pack("SET", "a", 1), pack("HGET", "a", "f"), pack("GET", "a"), pack("GET", "none"), pack("LRANGE", "l", 0, 1)]
+    commands = [
+        pack("SET", "a", 1),
+        pack("HGET", "a", "f"),
+        pack("GET", "a"),
+        pack("GET", "none"),
+        pack("LRANGE", "l", 0, 1),
+    ]
     replies = pipe.exchange(commands)
     assert replies[0] == b"OK"
     assert isinstance(replies[1], ReplyError)

@@ -29,13 +29,17 @@ def test_nothing_is_a_book_too() -> None:
     judge_quotes(rows(layout.QUOTE, 0), 0, OPEN)
     price_legs(rows(layout.INSTRUMENT, 0), rows(layout.QUOTE, 0), ConversionSide.CONVERT_ASK, rows(layout.LEG_RATE, 0))
     legs = fold_all(rows(layout.ACCOUNT, 0), rows(layout.ORDER, 0), rows(layout.INSTRUMENT, 0))
-    value_accounts(rows(layout.ACCOUNT, 0), legs, rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), rows(layout.FIGURES, 0))
+    value_accounts(
+        rows(layout.ACCOUNT, 0), legs, rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), rows(layout.FIGURES, 0)
+    )
 
 
 def test_a_zeroed_account_is_unknown() -> None:
     figures = rows(layout.FIGURES, 3)
     figures["state"] = LadderState.HEALTHY
-    value_accounts(rows(layout.ACCOUNT, 3), rows(layout.LEG, 0), rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), figures)
+    value_accounts(
+        rows(layout.ACCOUNT, 3), rows(layout.LEG, 0), rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), figures
+    )
     assert (figures["state"] == LadderState.STATE_UNKNOWN).all()
     assert (figures["code"] == RowCode.UNKNOWN).all()
 
@@ -61,11 +65,19 @@ def test_lengths_that_do_not_fit_are_named() -> None:
         price_legs(rows(layout.INSTRUMENT, 2), rows(layout.QUOTE, 1), 0, rows(layout.LEG_RATE, 3))
     with pytest.raises(ShapeError, match="figures: expected 2"):
         value_accounts(
-            rows(layout.ACCOUNT, 2), rows(layout.LEG, 0), rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), rows(layout.FIGURES, 1)
+            rows(layout.ACCOUNT, 2),
+            rows(layout.LEG, 0),
+            rows(layout.LEG_RATE, 0),
+            rows(layout.INSTRUMENT, 0),
+            rows(layout.FIGURES, 1),
         )
     with pytest.raises(ShapeError, match="leg_rates"):
         value_accounts(
-            rows(layout.ACCOUNT, 1), rows(layout.LEG, 0), rows(layout.LEG_RATE, 1), rows(layout.INSTRUMENT, 1), rows(layout.FIGURES, 1)
+            rows(layout.ACCOUNT, 1),
+            rows(layout.LEG, 0),
+            rows(layout.LEG_RATE, 1),
+            rows(layout.INSTRUMENT, 1),
+            rows(layout.FIGURES, 1),
         )
 
 
@@ -85,7 +97,11 @@ def test_a_segment_outside_the_legs_is_refused(first: int, n_executed: int, n_le
     accounts[200]["first"], accounts[200]["n_executed"], accounts[200]["n_legs"] = first, n_executed, n_legs
     with pytest.raises(ShapeError, match="row 200 "):
         value_accounts(
-            accounts, rows(layout.LEG, 1), rows(layout.LEG_RATE, 2), rows(layout.INSTRUMENT, 1), rows(layout.FIGURES, 300)
+            accounts,
+            rows(layout.LEG, 1),
+            rows(layout.LEG_RATE, 2),
+            rows(layout.INSTRUMENT, 1),
+            rows(layout.FIGURES, 300),
         )
 
 
@@ -140,4 +156,6 @@ def test_room_that_is_too_small_is_refused_before_anything_is_written() -> None:
 def test_read_only_inputs_are_taken() -> None:
     accounts = rows(layout.ACCOUNT, 1)
     accounts.flags.writeable = False
-    value_accounts(accounts, rows(layout.LEG, 0), rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), rows(layout.FIGURES, 1))
+    value_accounts(
+        accounts, rows(layout.LEG, 0), rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), rows(layout.FIGURES, 1)
+    )

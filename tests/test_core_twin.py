@@ -105,7 +105,11 @@ def test_the_kernels_agree_with_the_twin(
     rules = rules_of(chosen)
     book, rows = build(held, market, rules)
     figures = Valuer(book).value(NOW_MS, OPEN if is_open else CLOSED)
-    exact_rules = {**chosen, "cover": Fraction(rules.hedging.cover).limit_denominator(1000), "highest": hedging == "max"}
+    exact_rules = {
+        **chosen,
+        "cover": Fraction(rules.hedging.cover).limit_denominator(1000),
+        "highest": hedging == "max",
+    }
     for row, (config, account_orders) in zip(rows, held, strict=True):
         # Type 4 is always open, so in a closed market its quotes must still be fresh: leave those books out.
         if not is_open and any(order["symbol"] == "BTCUSD" for order in account_orders):

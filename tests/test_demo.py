@@ -52,7 +52,10 @@ def test_the_same_seed_writes_the_same_accounts(bundled_server: Any) -> None:
         client = bundled_server.client()
         client.flushall()
         seed(pipe_to(bundled_server), 50, SyntheticFeed().first())
-        return {key: client.hgetall(key) for key in sorted(client.keys("user*:config")) + sorted(client.keys("user_holdings*"))}
+        return {
+            key: client.hgetall(key)
+            for key in sorted(client.keys("user*:config")) + sorted(client.keys("user_holdings*"))
+        }
 
     assert dump() == dump()
 

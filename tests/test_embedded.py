@@ -69,7 +69,9 @@ def test_it_ends_when_its_parent_is_killed(how: signal.Signals) -> None:
 
 def test_folders_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    mine, link, other = (tmp_path / name for name in (f"copyrisk-{os.getpid()}-a", "copyrisk-999999999-b", "copyrisk-notes"))
+    mine, link, other = (
+        tmp_path / name for name in (f"copyrisk-{os.getpid()}-a", "copyrisk-999999999-b", "copyrisk-notes")
+    )
     target = tmp_path / "target"
     for folder in (mine, other, target):
         folder.mkdir()
@@ -110,7 +112,9 @@ def test_a_program_that_is_no_server_is_an_error_with_its_word(tmp_path: Path) -
 
 def test_the_launcher_refuses_what_it_cannot_do() -> None:
     def run(*words: str) -> int:
-        return subprocess.run([sys.executable, "-I", _launcher.__file__, *words], capture_output=True, check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-I", _launcher.__file__, *words], capture_output=True, check=False
+        ).returncode
 
     assert run() == 64
     assert run("x", "/bin/true") == 64

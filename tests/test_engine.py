@@ -124,7 +124,11 @@ def test_a_queued_order_reserves_margin_and_makes_no_profit(redis_server: Any) -
     office.order("live:1", "P", order_status="PENDING", execution_status="PENDING", order_price="1.0")
     engine_on(redis_server.url).tick()
     portfolio = office.portfolio("live:1")
-    assert (portfolio["used_margin"], portfolio["used_margin_all"], portfolio["open_pnl"]) == ("1084.55", "2169.1", "50.0")
+    assert (portfolio["used_margin"], portfolio["used_margin_all"], portfolio["open_pnl"]) == (
+        "1084.55",
+        "2169.1",
+        "50.0",
+    )
 
 
 def test_more_accounts_than_one_part_of_a_request_holds(redis_server: Any) -> None:
@@ -139,7 +143,12 @@ def test_more_accounts_than_one_part_of_a_request_holds(redis_server: Any) -> No
     pipeline.execute()
     engine = engine_on(redis_server.url)
     report = engine.tick()
-    assert (report.accounts, report.orders, report.states[LadderState.HEALTHY], report.written) == (1500, 1500, 1500, 1500)
+    assert (report.accounts, report.orders, report.states[LadderState.HEALTHY], report.written) == (
+        1500,
+        1500,
+        1500,
+        1500,
+    )
 
 
 @pytest.mark.fault

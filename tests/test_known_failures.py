@@ -4,7 +4,6 @@ The numbers are those of the project's list of known failures; 1 to 9 and 15 con
 """
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -65,11 +64,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(redis_server: Any) -> Iterator[Desk]:
+def desk(redis_server: Any) -> Desk:
     made = Desk(redis_server, MarketHours(always_open=True))
     made.tick()
     assert made.state() is LadderState.HEALTHY
-    yield made
+    return made
 
 
 def set_config(desk: Desk, field: str, value: str) -> None:

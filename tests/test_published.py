@@ -86,7 +86,5 @@ def test_round_trips_of_an_existing_back_office(trip: dict[str, Any]) -> None:
     gross = profit(is_buy=is_buy, lots=lots, contract_size=size, open_price=opened, close_price=closed)
     assert gross == decimal(trip["profit_usd"])
     commission = decimal(trip["commission_rate_per_lot_per_side"]) * lots
-    booked = net_profit_usd(
-        profit_usd=gross, commission_entry=commission, commission_exit=commission, swap=Decimal(0)
-    )
+    booked = net_profit_usd(profit_usd=gross, commission_entry=commission, commission_exit=commission, swap=Decimal(0))
     assert booked == decimal(trip["net_profit"])

@@ -53,7 +53,11 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     settings = load_settings(None, {}, {})
     rules = settings.rules()
     assert (settings.redis.url, settings.tick.period_ms) == (None, 200)
-    assert (rules.rate_side, rules.margin_price, rules.hedging) == (RateSide.ASK, MarginPrice.CURRENT, Hedging.parse("max"))
+    assert (rules.rate_side, rules.margin_price, rules.hedging) == (
+        RateSide.ASK,
+        MarginPrice.CURRENT,
+        Hedging.parse("max"),
+    )
     assert (rules.quote_max_age_ms, rules.warning_level_pct, rules.critical_level_pct) == (30_000, 50.0, 10.0)
 
 
@@ -72,7 +76,12 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
 
 def test_flags_win_over_the_environment_over_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, FULL)
-    environ = {"COPYRISK_TICK_MS": "300", "COPYRISK_LOG_LEVEL": "error", "COPYRISK_VALUATION_HEDGING": "25", "PATH": "/bin"}
+    environ = {
+        "COPYRISK_TICK_MS": "300",
+        "COPYRISK_LOG_LEVEL": "error",
+        "COPYRISK_VALUATION_HEDGING": "25",
+        "PATH": "/bin",
+    }
     settings = load_settings(path, environ, {"tick.period_ms": 400})
     assert (settings.tick.period_ms, settings.log.level, settings.log.format) == (400, "error", "json")
     assert settings.rules().hedging == Hedging.parse(25)
@@ -114,7 +123,10 @@ def test_what_is_wrong_is_one_clear_line(tmp_path: Path, text: str, said: str) -
     assert "settings.toml" in str(failure.value) or "cutoff." in str(failure.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("COPYRISK_TICK_MS", "1e3"), ("COPYRISK_TICK_MSS", "1"), ("COPYRISK_CUTOFF_WARNING_LEVEL_PCT", "x")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("COPYRISK_TICK_MS", "1e3"), ("COPYRISK_TICK_MSS", "1"), ("COPYRISK_CUTOFF_WARNING_LEVEL_PCT", "x")],
+)
 def test_the_environment_is_checked_too(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}|environment"):
         load_settings(None, {name: value}, {})
@@ -131,11 +143,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_passwords_stay_out_of_log_lines() -> None:
-    assert redacted("at redis://user:secret@host:1/0, or rediss://:p@h") == "at redis://user:***@host:1/0, or rediss://:***@h"
+    assert (
+        redacted("at redis://user:secret@host:1/0, or rediss://:p@h")
+        == "at redis://user:***@host:1/0, or rediss://:***@h"
+    )
 
 
 def test_the_page_of_settings_is_complete() -> None:
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
     rows = set(re.findall(r"^\| `(\w+\.\w+)` \|", page, re.MULTILINE))
-    known: set[Any] = {f"{section}.{setting.name}" for section, kind in SECTIONS.items() for setting in dataclass_fields(kind)}
+    known: set[Any] = {
+        f"{section}.{setting.name}" for section, kind in SECTIONS.items() for setting in dataclass_fields(kind)
+    }
     assert rows == known

@@ -17,7 +17,7 @@ HOUSE = (
     "store.connection store.pipe store.snapshot store.portfolios",
     "engine",
     "settings log _launcher embedded",
-    "demo.market demo.seed demo.feed demo.view demo.run",
+    "demo.market demo.feed demo.seed demo.view demo.run",
     "cli",
 )
 ORDER = [module for floor in HOUSE for module in floor.split()]
@@ -103,7 +103,12 @@ def test_keys_are_spelled_in_one_place(path: Path) -> None:
 
 
 def test_nothing_names_a_path_of_some_machine() -> None:
-    written = [*SOURCE.rglob("*.py*"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tools").rglob("*.py"), ROOT / "README.md"]
+    written = [
+        *SOURCE.rglob("*.py*"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "tools").rglob("*.py"),
+        ROOT / "README.md",
+    ]
     for path in written:
         if path.suffix in (".py", ".pyx", ".pyi", ".md"):
             assert not re.search(r"/(work|root|home)/\w", path.read_text()), path
@@ -111,5 +116,9 @@ def test_nothing_names_a_path_of_some_machine() -> None:
 
 def test_the_map_in_the_documentation_names_every_module() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    missing = [module for module in ORDER if not any(part in page for part in (f"{module.replace('.', '/')}.py", f"`{module.split('.')[0]}/`"))]
+    missing = [
+        module
+        for module in ORDER
+        if not any(part in page for part in (f"{module.replace('.', '/')}.py", f"`{module.split('.')[0]}/`"))
+    ]
     assert not missing

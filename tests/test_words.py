@@ -96,7 +96,8 @@ def test_an_account_survives_its_keys(kind: AccountType, user_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [b"user:{live:1}:configs", b"user:{live:1}x}:config", b"user:live:1:config", b"user:{live}:config", b"\xff", b""]
+    "key",
+    [b"user:{live:1}:configs", b"user:{live:1}x}:config", b"user:live:1:config", b"user:{live}:config", b"\xff", b""],
 )
 def test_what_only_looks_like_an_account_key_is_refused(key: bytes) -> None:
     with pytest.raises(InvalidId):
@@ -111,7 +112,25 @@ def test_plain_decimals_are_read(good: str) -> None:
     assert fields.decimal_of(good.encode()) == float(good)
 
 
-BAD_NUMBERS = ["", " 1", "1 ", "+1", ".5", "5.", "nan", "inf", "-inf", "1e5", "1_000", "1,5", "0x10", "1\n", "٣", "--1", "1" * 19]
+BAD_NUMBERS = [
+    "",
+    " 1",
+    "1 ",
+    "+1",
+    ".5",
+    "5.",
+    "nan",
+    "inf",
+    "-inf",
+    "1e5",
+    "1_000",
+    "1,5",
+    "0x10",
+    "1\n",
+    "٣",
+    "--1",
+    "1" * 19,
+]
 
 
 @pytest.mark.parametrize("bad", [*(text.encode() for text in BAD_NUMBERS), b"\xff", b"1" * 1_000_000, None])
@@ -119,7 +138,13 @@ def test_anything_else_is_no_number(bad: bytes | None) -> None:
     assert math.isnan(fields.decimal_of(bad))
 
 
-CONFIG = {"wallet_balance": "100", "leverage": "30", "group": "VIP", "auto_cutoff_level": "60", "auto_liquidation_level": "20"}
+CONFIG = {
+    "wallet_balance": "100",
+    "leverage": "30",
+    "group": "VIP",
+    "auto_cutoff_level": "60",
+    "auto_liquidation_level": "20",
+}
 ORDER = {
     "symbol": "EURUSD", "order_type": "BUY", "order_status": "OPEN", "execution_status": "EXECUTED",
     "order_price": "1.1", "order_quantity": "0.5", "swap": "-1", "commission": "2",
@@ -228,7 +253,15 @@ def test_what_an_order_does_to_its_account(status: str | None, execution: str | 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(8957.2, "8957.2"), (500.0, "500.0"), (12.0817, "12.08"), (-0.001, "0.0"), (0.125, "0.12"), (1e12, "1000000000000.0"), (2.675, "2.67")],
+    [
+        (8957.2, "8957.2"),
+        (500.0, "500.0"),
+        (12.0817, "12.08"),
+        (-0.001, "0.0"),
+        (0.125, "0.12"),
+        (1e12, "1000000000000.0"),
+        (2.675, "2.67"),
+    ],
 )
 def test_figures_are_written_with_two_decimals(value: float, text: str) -> None:
     assert fields.usd_text(value) == text
@@ -236,7 +269,14 @@ def test_figures_are_written_with_two_decimals(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.1 + 0.2, "0.3"), (1084.285548, "1084.285548"), (500.0, "500.0"), (0.0, "0.0"), (1e-7, "0.0000001"), (1e12, "1000000000000.0")],
+    [
+        (0.1 + 0.2, "0.3"),
+        (1084.285548, "1084.285548"),
+        (500.0, "500.0"),
+        (0.0, "0.0"),
+        (1e-7, "0.0000001"),
+        (1e12, "1000000000000.0"),
+    ],
 )
 def test_unrounded_figures_are_plain_decimals(value: float, text: str) -> None:
     assert fields.exact_text(value) == text

@@ -28,10 +28,12 @@ def number(text: Any) -> Fraction | None:
         value = Fraction(str(text))
     except (ValueError, ZeroDivisionError):
         return None
-    return value if set(str(text)) <= set("0123456789.-") and "." != str(text)[:1] else None
+    return value if set(str(text)) <= set("0123456789.-") and str(text)[:1] != "." else None
 
 
-def quote_of(quotes: Mapping[str, Mapping[str, Any]], symbol: str, now_ms: int, open_: bool) -> tuple[Fraction, Fraction] | None:
+def quote_of(
+    quotes: Mapping[str, Mapping[str, Any]], symbol: str, now_ms: int, open_: bool
+) -> tuple[Fraction, Fraction] | None:
     """Bid and ask if they make a usable quote."""
     quote = quotes.get(symbol, {})
     bid, ask = number(quote.get("bid")), number(quote.get("ask"))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw `docs/demo.svg`, the README's picture: some seconds of the real demo, recorded from its live view.
 
-    .venv/bin/python tools/picture.py
+.venv/bin/python tools/picture.py
 """
 
 import io

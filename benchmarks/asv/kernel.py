@@ -6,9 +6,9 @@ from pathlib import Path
 # asv imports this folder alone; the workloads stand beside it.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import twins  # noqa: E402
-from benchmarks.workloads import workload  # noqa: E402
-from copyrisk.risk import fold_all  # noqa: E402
+from benchmarks import twins
+from benchmarks.workloads import workload
+from copyrisk.risk import fold_all
 
 
 class Valuation:

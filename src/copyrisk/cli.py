@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Values every account on a Redis server each tick and writes its portfolio back.",
     )
     parser.add_argument("--version", action="version", version=f"copyrisk {__version__}")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML); environment variables win over it")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (TOML); environment variables win over it"
+    )
     parser.add_argument("--redis", metavar="URL", help="redis://, rediss:// or unix:// (default: a bundled server)")
     parser.add_argument("--tick-ms", type=int, metavar="MS", help="length of a tick (default 200)")
     parser.add_argument("--ticks", type=_positive, metavar="N", help="end after N ticks")

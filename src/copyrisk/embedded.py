@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from copyrisk import _launcher
 from copyrisk.errors import ConfigError
@@ -115,17 +117,17 @@ class EmbeddedServer:
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        connection = redis.UnixDomainSocketConnection(path=str(self.folder / "socket"))
+        client = redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0))
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                connection.connect()
+                client.ping()
                 return
             except redis.AuthenticationError:
                 return  # it answers; who may use it is another question
             except redis.RedisError:
                 time.sleep(0.01)
             finally:
-                connection.disconnect()
+                client.close()
         log = self.folder / "log"
         said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
         raise ConfigError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from copyrisk.fields import CRYPTO
-from copyrisk.terms import Hedging, HedgingMode, MarginPrice, RateSide
+from copyrisk.terms import LARGER_SIDE, Hedging, MarginPrice, RateSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class ValuationRules:
 
     rate_side: RateSide = RateSide.ASK
     margin_price: MarginPrice = MarginPrice.CURRENT
-    hedging: Hedging = Hedging(HedgingMode.MAX, 0.0)
+    hedging: Hedging = LARGER_SIDE
     hedging_by_symbol: Mapping[str, Hedging] = field(default_factory=dict)
     quote_max_age_ms: int = 30_000
     quote_max_age_ms_by_type: Mapping[int, int] = field(default_factory=dict)

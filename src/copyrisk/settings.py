@@ -257,7 +257,9 @@ def load_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[
         section, _, key = name.partition(".")
         given[section, key] = (flag, f"command line: {name}")
     built = {
-        section: kind(**{key: _checked(kind, key, *given[section, key]) for key in _keys(section) if (section, key) in given})
+        section: kind(
+            **{key: _checked(kind, key, *given[section, key]) for key in _keys(section) if (section, key) in given}
+        )
         for section, kind in SECTIONS.items()
     }
     settings = Settings(**built)

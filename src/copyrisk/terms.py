@@ -7,6 +7,7 @@ from copyrisk._core import LadderState
 
 __all__ = [
     "ACCOUNT_TABLES",
+    "LARGER_SIDE",
     "AccountType",
     "CalcStatus",
     "ExecutionStatus",
@@ -151,3 +152,7 @@ class Hedging:
             raise ValueError(f"hedging must be max, sum, net or a percentage from 0 to 100, not {value!r}")
         # Covered volume counts both legs: |b - s| + p x 2 min(b, s) = max(b, s) + (2p - 1) x min(b, s).
         return cls(HedgingMode.PERCENTAGE, 2.0 * value / 100.0 - 1.0)
+
+
+#: The default: margin of the larger side.
+LARGER_SIDE = Hedging(HedgingMode.MAX, 0.0)

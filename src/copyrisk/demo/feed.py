@@ -14,7 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class SyntheticFeed:
 
     def __init__(self, seed: int = 1, table: Sequence[Symbol] = SYMBOLS) -> None:
         self._table = table
-        self.symbols = [symbol.name for symbol in table]
+        self.symbols: Sequence[str] = [symbol.name for symbol in table]
         self._random = np.random.default_rng(seed)
         self._mid = np.array([symbol.price for symbol in table])
         per_year = np.array([symbol.volatility_pct for symbol in table]) / 100.0
@@ -126,7 +126,7 @@ class ReplayFeed:
         return self.symbols[number], f"{bid:.{digits}f}", f"{ask:.{digits}f}"
 
 
-def _complaint(arrays: dict[str, npt.NDArray[np.generic]]) -> str | None:
+def _complaint(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
     """What is wrong with a replay's arrays, in words."""
     symbols, scale = arrays["symbols"], arrays["price_scale"]
     times, number, bid, ask = (arrays[name] for name in ("ts_ms", "symbol", "bid", "ask"))
@@ -135,7 +135,11 @@ def _complaint(arrays: dict[str, npt.NDArray[np.generic]]) -> str | None:
         return f"symbols the demo's market does not have: {', '.join(unknown)[:80]}" if unknown else "no symbols"
     if any(array.dtype.kind not in "iu" for array in (scale, times, number, bid, ask)):
         return "times, prices and scales must be whole numbers"
-    if not times.size or any(array.shape != times.shape for array in (number, bid, ask)) or scale.shape != symbols.shape:
+    if (
+        not times.size
+        or any(array.shape != times.shape for array in (number, bid, ask))
+        or scale.shape != symbols.shape
+    ):
         return "arrays of different lengths"
     if np.any(np.diff(times.astype(np.int64)) < 0):
         return "updates out of time order"

@@ -38,7 +38,12 @@ class _Price:
 
 
 def seed(
-    pipe: Pipe, accounts: int, quotes: Sequence[Quote], *, number: int = 1, progress: Callable[[int], None] = lambda _: None
+    pipe: Pipe,
+    accounts: int,
+    quotes: Sequence[Quote],
+    *,
+    number: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> SeedReport:
     """Fill an empty database.
 
@@ -163,7 +168,11 @@ def _add_account(commands: list[bytes], account: Account, prices: list[_Price], 
 
 
 def _add_order(
-    commands: list[bytes], account: Account, order_id: str, symbol: Symbol, order: tuple[bool, float, float, float, bool]
+    commands: list[bytes],
+    account: Account,
+    order_id: str,
+    symbol: Symbol,
+    order: tuple[bool, float, float, float, bool],
 ) -> None:
     is_buy, lots, price, margin, queued = order
     fields = {

@@ -149,7 +149,8 @@ class LiveView:
         scaled = np.clip(durations[-(width - 12) :] / budget * (len(_BARS) - 1), 0, len(_BARS) - 1)
         text.append("".join(_BARS[int(np.ceil(level))] for level in scaled), "blue")
         text.append(
-            f"\n     read {report.read_ms:.1f} ms   value {report.value_ms:.2f} ms   write {report.write_ms:.1f} ms", "dim"
+            f"\n     read {report.read_ms:.1f} ms   value {report.value_ms:.2f} ms   write {report.write_ms:.1f} ms",
+            "dim",
         )
         return text
 
