@@ -63,21 +63,8 @@ def seed(
     ConfigError
         `demo_refused`: the database holds something, and may be a broker's.
     """
-    (size,) = pipe.exchange([pack("DBSIZE")])
-    if size != 0:
-        raise ConfigError(
-            f"the demo writes into an empty database only, and this one holds {size} keys", code="demo_refused"
-        )
-    _checked(pipe, quote_commands(quotes))
-    prices = _prices(quotes)
-    _checked(
-        pipe,
-        [
-            pack("HSET", keys.group(group, price.symbol.name), *_flat(group_terms(price.symbol, group)))
-            for price in prices
-            for group in (STANDARD, VIP)
-        ],
-    )
+    _refuse_unless_empty(pipe)
+    prices = _seed_market(pipe, quotes)
     random = np.random.default_rng(number)
     types = [_TYPES[index] for index in random.choice(len(_TYPES), accounts, p=_SHARES)]
     masters = [f"{index + 1}" for index, kind in enumerate(types) if kind is AccountType.MASTER]
@@ -94,6 +81,26 @@ def seed(
         _checked(pipe, commands)
         progress(min(_BATCH_ACCOUNTS, accounts - start))
     return SeedReport(accounts, orders)
+
+
+def _refuse_unless_empty(pipe: Pipe) -> None:
+    (size,) = pipe.exchange([pack("DBSIZE")])
+    if size != 0:
+        raise ConfigError(
+            f"the demo writes into an empty database only, and this one holds {size} keys", code="demo_refused"
+        )
+
+
+def _seed_market(pipe: Pipe, quotes: Sequence[Quote]) -> list[_Price]:
+    _checked(pipe, quote_commands(quotes))
+    prices = _prices(quotes)
+    terms = [
+        pack("HSET", keys.group(group, price.symbol.name), *_flat(group_terms(price.symbol, group)))
+        for price in prices
+        for group in (STANDARD, VIP)
+    ]
+    _checked(pipe, terms)
+    return prices
 
 
 def _checked(pipe: Pipe, commands: list[bytes]) -> None:
