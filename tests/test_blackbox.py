@@ -118,7 +118,10 @@ def test_without_a_url_a_bundled_server_serves(tmp_path: Path) -> None:
         (("--once",), {"COPYRISK_TICK_MS": "fast"}, "COPYRISK_TICK_MS"),
         (("--once",), {"COPYRISK_NO_SUCH": "1"}, "COPYRISK_NO_SUCH"),
         (("--once", "--check"), {}, "not allowed with"),
-        (("--ticks", "0"), {}, "at least 1"),
+        (("--ticks", "0"), {}, "must be from 1"),
+        (("--demo", "--speed", "fast"), {}, "must be a number"),
+        (("--accounts", "5"), {}, "goes with --demo"),
+        (("--demo", "--replay", "/nowhere.npz"), {}, "[bad_replay_file]"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: tuple[str, ...], environ: dict[str, str], said: str) -> None:

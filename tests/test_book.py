@@ -12,7 +12,7 @@ from copyrisk import keys
 from copyrisk._core import OrderEffect, RowCode
 from copyrisk.book import Book, InstrumentKey
 from copyrisk.fields import AccountRow, InstrumentRow, OrderRow, QuoteRow
-from copyrisk.risk import Valuer, count_states, reasons
+from copyrisk.risk import Valuer, calc_status, count_states, reasons
 from copyrisk.rules import ValuationRules
 from tests.books import NOW_MS, fill_account, fill_market, value_one
 
@@ -169,7 +169,9 @@ def test_a_queued_order_that_cannot_be_priced_does_not_hide_the_level() -> None:
     fill_market(book, [EURUSD, {**EURUSD, "symbol": "XAUUSD", "bid": None}])
     row = fill_account(book, "live:1", {"wallet_balance": "5", "leverage": "100"}, [buy(), queued])
     figures = Valuer(book).value(NOW_MS, OPEN)
-    assert figures[row]["code"] == RowCode.RESERVE_UNKNOWN
+    assert figures[row]["code"] == RowCode.OK
+    assert np.isnan(figures[row]["used_margin_all"])
+    assert calc_status(figures[row]) == "degraded"
     assert figures[row]["margin_level_pct"] < 10
     assert reasons(book, figures, row) == ["quote_one_sided:XAUUSD"]
     assert sum(count_states(book, figures).values()) == 1

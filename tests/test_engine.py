@@ -131,6 +131,17 @@ def test_a_queued_order_reserves_margin_and_makes_no_profit(redis_server: Any) -
     )
 
 
+def test_an_unknown_reserve_is_never_written_as_a_number(redis_server: Any) -> None:
+    office = BackOffice(redis_server.client())
+    office.eurusd_account("live:1")
+    office.order("live:1", "Q", symbol="XAUUSD", order_status="QUEUED", execution_status="QUEUED", order_price="1.0")
+    engine_on(redis_server.url).tick()
+    portfolio = office.portfolio("live:1")
+    assert (portfolio["calc_status"], portfolio["degraded_fields"]) == ("degraded", "instrument_missing:XAUUSD")
+    assert portfolio["margin_level"] == "926.66"
+    assert "used_margin_all" not in portfolio
+
+
 def test_more_accounts_than_one_part_of_a_request_holds(redis_server: Any) -> None:
     client = redis_server.client()
     pipeline = client.pipeline(transaction=False)

@@ -7,11 +7,12 @@ from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copyrisk import fields, keys, select_flow
+from copyrisk import fields, keys, layout, select_flow
 from copyrisk._core import OrderEffect, RowCode
 from copyrisk.errors import InvalidId, UnsupportedFlow, reason_name
 from copyrisk.hours import MarketHours, minute_of_week
@@ -290,10 +291,16 @@ def test_written_figures_obey_the_number_grammar(value: float) -> None:
 
 def test_every_code_has_a_word_and_a_status() -> None:
     assert {reason_name(code) for code in RowCode} == {code.name.lower() for code in RowCode}
-    assert calc_status(RowCode.UNKNOWN) == "error"
-    assert calc_status(RowCode.QUOTE_STALE) == calc_status(RowCode.ORDER_MISSING) == "degraded"
-    assert calc_status(RowCode.LEVERAGE_INVALID) == calc_status(RowCode.ACCOUNT_MISSING) == "error"
-    assert calc_status(RowCode.OK) == calc_status(RowCode.MARKET_CLOSED) == "ok"
+    figure = np.zeros((), layout.FIGURES)
+
+    def status(code: int) -> str:
+        figure["code"] = code
+        return calc_status(figure).value
+
+    assert status(RowCode.UNKNOWN) == "error"
+    assert status(RowCode.QUOTE_STALE) == status(RowCode.ORDER_MISSING) == "degraded"
+    assert status(RowCode.LEVERAGE_INVALID) == status(RowCode.ACCOUNT_MISSING) == "error"
+    assert status(RowCode.OK) == status(RowCode.MARKET_CLOSED) == "ok"
 
 
 # ---- flow

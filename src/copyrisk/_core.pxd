@@ -7,12 +7,11 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 
 
 # What is known of a row. 0 is "never judged": a forgotten row can never pass for a healthy one.
-# OK, MARKET_CLOSED and RESERVE_UNKNOWN have figures; only on OK and RESERVE_UNKNOWN may anything be decided.
+# OK and MARKET_CLOSED have figures; only on OK may anything be decided.
 cpdef enum RowCode:
     UNKNOWN = 0
     OK = 1
     MARKET_CLOSED = 2             # valued at the last quote of a closed market
-    RESERVE_UNKNOWN = 3           # all figures known but the margin that queued orders reserve
 
     QUOTE_MISSING = 10
     QUOTE_UNREADABLE = 11
@@ -162,13 +161,15 @@ ctypedef struct Exposure:         # scratch of `fold_accounts`
     double highest_price_all
     int32_t instrument
     int32_t leg                   # its first executed leg, or -1
+    int32_t n_reserved            # queued orders in it
+    int32_t _pad0
 
 
 ctypedef struct Figures:          # 56 bytes, one account
     double open_pnl
     double equity
     double used_margin_executed
-    double used_margin_all
+    double used_margin_all        # NaN when a queued order cannot be priced: the level does not rest on it
     double free_margin
     double margin_level_pct
     int32_t culprit               # row that made `code`: an instrument (30s, quotes) or an order (50s); else -1

@@ -17,7 +17,6 @@ class RowCode(IntEnum):
     UNKNOWN = 0
     OK = 1
     MARKET_CLOSED = 2
-    RESERVE_UNKNOWN = 3
     QUOTE_MISSING = 10
     QUOTE_UNREADABLE = 11
     QUOTE_ONE_SIDED = 12
@@ -159,7 +158,7 @@ def value_accounts(accounts: Rows, legs: Rows, leg_rates: Rows, instruments: Row
     figures : (a,) Figures
         Written, all USD: ``equity = balance + open_pnl``, ``margin_level_pct = 100 equity / used_margin_executed``
         (0.0 without margin). `state` is 0 and `code` the reason where they are unknown; the numbers of
-        such a row mean nothing.
+        such a row mean nothing. Of a known row `used_margin_all` is NaN when a queued order cannot be priced.
 
     Raises
     ------

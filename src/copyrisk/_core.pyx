@@ -205,6 +205,7 @@ cdef inline int32_t exposure_of(Exposure* exposures, int32_t* n, int32_t instrum
     x.bought_units_all = x.sold_units_all = x.value_all = x.highest_price_all = 0.0
     x.instrument = instrument
     x.leg = -1
+    x.n_reserved = 0
     n[0] += 1
     return n[0] - 1
 
@@ -217,6 +218,7 @@ cdef inline void add_to_exposure(Exposure* x, const Order* o, double units) noex
     x.value_all += units * o.price
     x.highest_price_all = max(x.highest_price_all, o.price)
     if o.effect != EXECUTED:
+        x.n_reserved += 1
         return
     if o.is_buy:
         x.bought_units += units
@@ -286,7 +288,7 @@ cdef void fold_account(Account* a, int32_t head, const Order* orders, const Inst
             legs[x.leg].margin_base = base
         base_all = margin_base(&instruments[x.instrument], x.bought_units_all, x.sold_units_all, x.value_all,
                                x.highest_price_all)
-        if x.bought_units_all + x.sold_units_all > x.bought_units + x.sold_units:
+        if x.n_reserved > 0:
             legs[n_legs].units = legs[n_legs].cost = 0.0
             legs[n_legs].margin_base = base_all - (base if x.leg >= 0 else 0.0)
             legs[n_legs].rate = 2 * x.instrument
@@ -430,12 +432,6 @@ cdef void explain(const Account* a, const Leg* legs, const Instrument* instrumen
     if f.state == STATE_UNKNOWN:
         f.code = FIGURES_OUT_OF_RANGE if a.leverage > 0.0 else LEVERAGE_INVALID
         f.culprit = -1
-        return
-    for i in range(a.n_executed, a.n_legs):
-        instrument = leg[i].rate // 2
-        if f.code == OK and not has_figures(instruments[instrument].code):
-            f.code = RESERVE_UNKNOWN
-            f.culprit = instrument
 
 
 cdef inline bint all_open(const Instrument[::1] instruments) noexcept nogil:

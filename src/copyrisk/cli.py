@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 import structlog
@@ -32,7 +33,12 @@ _REPORT_EVERY_MS = 10_000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors are one line on stderr, never a traceback."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    demo_only = {"--accounts": options.accounts, "--replay": options.replay, "--speed": options.speed}
+    given = [flag for flag, value in demo_only.items() if value is not None]
+    if given and not options.demo:
+        parser.error(f"{given[0]} goes with --demo")
     try:
         settings = _settings(options)
         configure_logging(settings.log.format, settings.log.level)
@@ -51,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="copyrisk-run",
+        epilog="Every setting: docs/settings.md.",
         description="Values every account on a Redis server each tick and writes its portfolio back.",
     )
     parser.add_argument("--version", action="version", version=f"copyrisk {__version__}")
@@ -59,30 +66,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--redis", metavar="URL", help="redis://, rediss:// or unix:// (default: a bundled server)")
     parser.add_argument("--tick-ms", type=int, metavar="MS", help="length of a tick (default 200)")
-    parser.add_argument("--ticks", type=_positive, metavar="N", help="end after N ticks")
+    parser.add_argument("--ticks", type=_count, metavar="N", help="end after N ticks")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--once", action="store_true", help="one full tick over everything, then end")
     what.add_argument("--check", action="store_true", help="check settings and server, say what is wrong, and end")
     what.add_argument("--demo", action="store_true", help="seed accounts, play quotes, show the daemon at work")
     demo = parser.add_argument_group("with --demo")
-    demo.add_argument("--accounts", type=_positive, metavar="N", default=1000, help="accounts to seed (default 1000)")
+    demo.add_argument("--accounts", type=_count, metavar="N", help="accounts to seed (default 1000)")
     demo.add_argument("--replay", type=Path, metavar="FILE", help="play the quotes of an .npz file")
-    demo.add_argument("--speed", type=_speed, metavar="X", default=1.0, help="times as fast as real time (default 1)")
+    demo.add_argument("--speed", type=_speed, metavar="X", help="times as fast as real time (default 1)")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+def _number(text: str, kind: type[Any], lowest: float, highest: float) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+    if not lowest <= value <= highest:
+        raise argparse.ArgumentTypeError(f"must be from {lowest:g} to {highest:g}, not {text}")
     return value
+
+
+def _count(text: str) -> int:
+    return int(_number(text, int, 1, 10_000_000))
 
 
 def _speed(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value <= 100_000.0:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 100000, not {text}")
-    return value
+    return float(_number(text, float, 0.001, 100_000))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -168,7 +179,7 @@ def _log_report(report: TickReport) -> None:
 
 
 def _demo(settings: Settings, options: argparse.Namespace, stop: threading.Event) -> int:
-    chosen = DemoOptions(options.accounts, options.replay, options.speed, options.ticks)
+    chosen = DemoOptions(options.accounts or 1000, options.replay, options.speed or 1.0, options.ticks)
     return run_demo(settings, chosen, Console(), stop)
 
 

@@ -69,7 +69,7 @@ class UnsupportedFlow(CopyriskError):
 
 def is_known(code: int) -> bool:
     """Whether an account with this code has figures (`MARKET_CLOSED`: not to be acted on)."""
-    return code in (RowCode.OK, RowCode.MARKET_CLOSED, RowCode.RESERVE_UNKNOWN)
+    return code in (RowCode.OK, RowCode.MARKET_CLOSED)
 
 
 def reason_name(code: int) -> str:

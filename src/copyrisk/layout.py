@@ -95,6 +95,8 @@ EXPOSURE = np.dtype(
         ("highest_price_all", "f8"),
         ("instrument", "i4"),
         ("leg", "i4"),
+        ("n_reserved", "i4"),
+        ("_pad0", "i4"),
     ]
 )
 

@@ -1,5 +1,8 @@
 """Valuation of the book: one call that turns quotes into every account's figures, and the words for what is unknown."""
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +18,7 @@ from copyrisk._core import (
     value_accounts,
 )
 from copyrisk.book import Book
-from copyrisk.errors import reason_name
+from copyrisk.errors import is_known, reason_name
 from copyrisk.layout import Rows
 from copyrisk.terms import CalcStatus, RateSide
 
@@ -57,10 +60,11 @@ class Valuer:
         return self.figures
 
 
-def calc_status(code: int) -> CalcStatus:
-    """`calc_status` of a row code: `error` is the account's own row, `degraded` something it holds."""
-    if code in (RowCode.OK, RowCode.MARKET_CLOSED):
-        return CalcStatus.OK
+def calc_status(figure: Any) -> CalcStatus:
+    """`calc_status` of a row of figures: `error` is the account's own row, `degraded` something it holds."""
+    code = int(figure["code"])
+    if is_known(code):
+        return CalcStatus.DEGRADED if math.isnan(figure["used_margin_all"]) else CalcStatus.OK
     if code == RowCode.UNKNOWN or code >= _FIRST_ACCOUNT_CODE:
         return CalcStatus.ERROR
     return CalcStatus.DEGRADED
@@ -68,11 +72,11 @@ def calc_status(code: int) -> CalcStatus:
 
 def reasons(book: Book, figures: Rows, row: int) -> list[str]:
     """Why an account is not fully known: `reason` or `reason:what`, each once, at most eight, in a stable order."""
-    code = int(figures[row]["code"])
-    if calc_status(code) is CalcStatus.OK:
+    status = calc_status(figures[row])
+    if status is CalcStatus.OK:
         return []
-    if calc_status(code) is CalcStatus.ERROR:
-        return [reason_name(code)]
+    if status is CalcStatus.ERROR:
+        return [reason_name(int(figures[row]["code"]))]
     found: set[str] = set()
     for order_id, order_row in book.orders_of[row].items():
         order = book.orders[order_row]
@@ -81,7 +85,7 @@ def reasons(book: Book, figures: Rows, row: int) -> list[str]:
         elif order["effect"] != OrderEffect.IDLE:
             instrument = int(order["instrument"])
             verdict = int(book.instruments[instrument]["code"])
-            if verdict not in (RowCode.OK, RowCode.MARKET_CLOSED):
+            if not is_known(verdict):
                 found.add(f"{reason_name(verdict)}:{book.instrument_keys[instrument].symbol}")
     return sorted(found)[:_REASONS_LIMIT]
 

@@ -4,6 +4,7 @@ Only absolute values are written, so that repeating a write whose outcome is unk
 account only its status goes out; its figures stay as last known, and `valued_ts` says from when.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class PortfolioWriter:
         same = np.ones(len(self._seen), bool)
         for name in _COMPARED:
             same &= figures[name][: len(same)] == self._seen[name]
-        # An unknown account's reasons may change while its numbers do not.
+        # An unknown account's reasons may change while its numbers do not. (An unknown reserve is NaN: never the same.)
         code = figures["code"][: len(same)]
         same &= (code == RowCode.OK) | (code == RowCode.MARKET_CLOSED)
         moved[: len(same)] = ~same
@@ -109,7 +110,7 @@ class PortfolioWriter:
         """What a portfolio says apart from its times: status, reasons, and the figures that are known."""
         figure: Any = figures[row]
         code = int(figure["code"])
-        status, why = calc_status(code).value, ",".join(reasons(self._book, figures, row))
+        status, why = calc_status(figure).value, ",".join(reasons(self._book, figures, row))
         if not is_known(code):
             return status, why
         equity, pnl = fields.usd_text(figure["equity"]), fields.usd_text(figure["open_pnl"])
@@ -125,7 +126,8 @@ class PortfolioWriter:
             pnl,
             fields.exact_text(figure["used_margin_executed"]),
         )
-        return known if code == RowCode.RESERVE_UNKNOWN else (*known, fields.exact_text(figure["used_margin_all"]))
+        reserve = float(figure["used_margin_all"])
+        return known if math.isnan(reserve) else (*known, fields.exact_text(reserve))
 
     def _check(self, accounts: list[Account], said: list[tuple[str, ...]], replies: list[Any]) -> None:
         self.written = self.refused = 0
