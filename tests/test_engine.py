@@ -138,7 +138,7 @@ def test_an_unknown_reserve_is_never_written_as_a_number(redis_server: Any) -> N
     engine_on(redis_server.url).tick()
     portfolio = office.portfolio("live:1")
     assert (portfolio["calc_status"], portfolio["degraded_fields"]) == ("degraded", "instrument_missing:XAUUSD")
-    assert portfolio["margin_level"] == "926.66"
+    assert portfolio["margin_level"] == "926.65"
     assert "used_margin_all" not in portfolio
 
 
