@@ -278,6 +278,9 @@ def test_kf15_one_bad_account_or_symbol_leaves_every_other_byte_unchanged(desk: 
     desk.office.client.set("groups:{Standard}:EURUSD", "not a hash")
     desk.office.client.hset("user:{live:1}\n}:config", "wallet_balance", "1")
     desk.office.client.hset("user:{nobody:1}:config", "wallet_balance", "1")
-    desk.tick()
+    for _ in range(3):
+        report = desk.tick()
+    assert report.refused_keys == 2
+    assert report.unknown_by_reason == {"leverage_invalid": 1}
     assert desk.state() is LadderState.STATE_UNKNOWN
     assert {number: desk.portfolio(f"demo:{number}") for number in range(20)} == before

@@ -32,7 +32,11 @@ _LOGGED_ACCOUNTS_A_TICK = 20
 
 @dataclass(frozen=True, slots=True)
 class TickReport:
-    """What one tick did. `skipped` is the reason why it was void, `None` for a full one."""
+    """What one tick did.
+
+    `skipped` is the reason why it was void, `None` for a full one; `refused` counts portfolios that the server did not
+    take, `refused_keys` keys that look like an account's but are not.
+    """
 
     number: int
     ts_ms: int
@@ -48,6 +52,7 @@ class TickReport:
     refused: int = 0
     states: dict[LadderState, int] = field(default_factory=dict)
     unknown_by_reason: dict[str, int] = field(default_factory=dict)
+    refused_keys: int = 0
     skipped: str | None = None
 
     @property
@@ -102,28 +107,30 @@ class Engine:
     def tick(self) -> TickReport:
         """Do one full tick over everything; a failing store makes it void, not the daemon."""
         self._number += 1
-        now_ms = time.time_ns() // 1_000_000
         started = time.perf_counter()
         try:
-            self._snapshot.read()
-            read = time.perf_counter()
-            figures = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
-            self._log_unknown(figures)
-            states = count_states(self.book, figures)
-            valued = time.perf_counter()
-            unknown = states[LadderState.STATE_UNKNOWN]
-            counts = {"tick": self._number, "accounts": len(self.book.account_of), "unknown": unknown}
-            self._writer.write(figures, now_ms, counts)
+            return self._full_tick(started)
         except StoreError as failure:
             log.error("tick_skipped", tick=self._number, code=failure.code, reason=str(failure))
             return TickReport(
                 self._number,
-                now_ms,
+                _now_ms(),
                 self._period_ms,
                 read_ms=(time.perf_counter() - started) * 1e3,
                 late_ticks=self._late_ticks,
                 skipped=f"{failure.code}: {failure}",
             )
+
+    def _full_tick(self, started: float) -> TickReport:
+        self._snapshot.read()
+        read = time.perf_counter()
+        now_ms = _now_ms()  # after the read: a quote's age counts to the moment it is valued at
+        figures = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
+        self._log_unknown(figures)
+        states = count_states(self.book, figures)
+        valued = time.perf_counter()
+        accounts, unknown = len(self.book.account_of), states[LadderState.STATE_UNKNOWN]
+        self._writer.write(figures, now_ms, {"tick": self._number, "accounts": accounts, "unknown": unknown})
         return TickReport(
             self._number,
             now_ms,
@@ -132,13 +139,14 @@ class Engine:
             value_ms=(valued - read) * 1e3,
             write_ms=(time.perf_counter() - valued) * 1e3,
             late_ticks=self._late_ticks,
-            accounts=len(self.book.account_of),
+            accounts=accounts,
             orders=sum(len(orders) for orders in self.book.orders_of.values()),
             quotes=len(self.book.symbols),
             written=self._writer.written,
             refused=self._writer.refused,
             states=states,
             unknown_by_reason=self._count_unknown(figures),
+            refused_keys=len(self._snapshot.refused_keys),
         )
 
     def _count_unknown(self, figures: Rows) -> dict[str, int]:
@@ -165,3 +173,7 @@ class Engine:
                 log.warning("account_unknown", account=str(account), reasons=reasons(self.book, figures, row))
         if logged > _LOGGED_ACCOUNTS_A_TICK:
             log.warning("accounts_unknown_or_known_again", count=logged, shown=_LOGGED_ACCOUNTS_A_TICK)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
