@@ -15,6 +15,7 @@ NOW_MS = 1_700_000_000_000
 N_SYMBOLS = 64
 _N_USD, _N_CRYPTO = 40, 4  # of the symbols: quoted in USD (the last of them crypto), the others in six currencies
 _N_CURRENCIES = 6
+_DEAD_SYMBOL = 50  # its feed has stopped: some accounts in a hundred are unknown
 _QUEUED = 0.01  # of the orders are with the provider and reserve margin only
 
 
@@ -68,7 +69,9 @@ def _market(random: np.random.Generator) -> tuple[Rows, Rows]:
     quotes: Rows = np.zeros(N_SYMBOLS + _N_CURRENCIES, layout.QUOTE)
     mid = np.exp(random.uniform(-1.0, 1.0, len(quotes)))
     quotes["bid"], quotes["ask"] = mid * 0.9999, mid * 1.0001
-    quotes["ts_ms"], quotes["max_age_ms"], quotes["market"], quotes["read_code"] = NOW_MS, 30_000, 1, RowCode.OK
+    quotes["max_age_ms"], quotes["market"], quotes["read_code"] = 30_000, 1, RowCode.OK
+    quotes["ts_ms"] = NOW_MS
+    quotes["ts_ms"][_DEAD_SYMBOL] -= 60_000
     instruments: Rows = np.zeros(N_SYMBOLS, layout.INSTRUMENT)
     row = np.arange(N_SYMBOLS)
     instruments["contract_size"], instruments["margin_factor"] = 100_000.0, 1.0

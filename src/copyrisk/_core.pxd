@@ -184,4 +184,5 @@ cdef double margin_level_pct(double equity, double used_margin) noexcept nogil
 cdef uint8_t ladder_state(double equity, double used_margin, double level_pct, double warning_pct,
                           double critical_pct) noexcept nogil
 cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Leg* legs, Py_ssize_t n_legs,
-                                 const LegRate* rates, Figures* figures) noexcept nogil
+                                 const LegRate* rates, const Instrument* instruments, Py_ssize_t n_instruments,
+                                 Figures* figures) noexcept nogil

@@ -20,17 +20,12 @@ Design
 Rows get codes (`RowCode`), calls get exceptions: wrong lengths raise `ShapeError` before anything is written.
 """
 from libc.math cimport NAN, fabs, isfinite
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 # Above this a figure in USD is an error somewhere, and below it two decimals are still exact in a double.
 cdef double MAX_USD = 1e13
 # Sums in doubles carry noise near 1e-12; it must not lift an account off its threshold.
 cdef double LEVEL_NOISE_PCT = 1e-9
-
-
-# Accounts are valued and explained a block at a time, so that the second look finds them in the cache.
-cdef enum:
-    BLOCK = 128
 
 
 # ---------------------------------------------------------------------------------------------- formulas
@@ -392,23 +387,6 @@ cdef inline uint8_t value_account(const Account* a, const Leg* legs, const LegRa
     return f.code
 
 
-cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Leg* legs, Py_ssize_t n_legs,
-                                 const LegRate* rates, Figures* figures) noexcept nogil:
-    """The loop of `value_accounts` for compiled callers.
-
-    Returns how many accounts are known, or -1 - i if the segment of account i is not inside the legs (it would be
-    valued on somebody else's money); the rows from i on are not written then.
-    """
-    cdef Py_ssize_t i, n_known = 0
-    cdef const Account* a
-    for i in range(n):
-        a = &accounts[i]
-        if (a.first < 0) | (a.n_executed < 0) | (a.n_legs < a.n_executed) | (<int64_t>a.first + a.n_legs > n_legs):
-            return -1 - i
-        n_known += value_account(a, legs, rates, &figures[i])
-    return n_known
-
-
 cdef void explain(const Account* a, const Leg* legs, const Instrument* instruments, Figures* f) noexcept nogil:
     """Give an account its code: why it is unknown, or that a known one rests on a closed market."""
     cdef const Leg* leg = legs + a.first
@@ -434,40 +412,54 @@ cdef void explain(const Account* a, const Leg* legs, const Instrument* instrumen
         f.culprit = -1
 
 
-cdef inline bint all_open(const Instrument[::1] instruments) noexcept nogil:
+cdef bint any_closed(const Instrument* instruments, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
-    for i in range(instruments.shape[0]):
-        if instruments[i].code != OK:
-            return False
-    return True
+    for i in range(n):
+        if instruments[i].code == MARKET_CLOSED:
+            return True
+    return False
+
+
+cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Leg* legs, Py_ssize_t n_legs,
+                                 const LegRate* rates, const Instrument* instruments, Py_ssize_t n_instruments,
+                                 Figures* figures) noexcept nogil:
+    """`value_accounts` for compiled callers, over arrays that fit.
+
+    Returns how many accounts have a state, or -1 - i if the segment of account i is not inside the legs (it would
+    be valued on somebody else's money); the rows from i on are not written then.
+    """
+    cdef Py_ssize_t i, n_known = 0
+    cdef const Account* a
+    # Only then known accounts need a second look: which of them rest on a closed market?
+    cdef bint closed = any_closed(instruments, n_instruments)
+    for i in range(n):
+        a = &accounts[i]
+        # As unsigned numbers, negative ones are too large.
+        if <uint32_t>a.n_executed > <uint32_t>a.n_legs or <uint64_t><uint32_t>a.first + <uint32_t>a.n_legs > <uint64_t>n_legs:
+            return -1 - i
+        n_known += value_account(a, legs, rates, &figures[i])
+        if figures[i].state == STATE_UNKNOWN or closed:
+            explain(a, legs, instruments, &figures[i])
+    return n_known
 
 
 def value_accounts(const Account[::1] accounts, const Leg[::1] legs, const LegRate[::1] leg_rates,
                    const Instrument[::1] instruments, Figures[::1] figures):
     """See `_core.pyi`."""
-    cdef Py_ssize_t i, n = accounts.shape[0]
+    cdef Py_ssize_t n = accounts.shape[0], done
     cdef const Leg* first_row = &legs[0] if legs.shape[0] else NULL
     cdef const LegRate* first_rate = &leg_rates[0] if leg_rates.shape[0] else NULL
-    cdef const Instrument* first_terms = first_instrument(instruments)
-    cdef bint open_and_priced
-    cdef Py_ssize_t start, size, n_known = 0
     if figures.shape[0] != n:
         raise_shape("figures", f"{n} (one for each account)", figures.shape[0])
     if leg_rates.shape[0] != 2 * instruments.shape[0]:
         raise_shape("leg_rates", f"{2 * instruments.shape[0]} (two for each instrument)", leg_rates.shape[0])
+    if n == 0:
+        return
     with nogil:
-        open_and_priced = all_open(instruments)
-        for start from 0 <= start < n by BLOCK:
-            size = min(BLOCK, n - start)
-            n_known = value_accounts_c(&accounts[start], size, first_row, legs.shape[0], first_rate, &figures[start])
-            if n_known < 0:
-                break
-            if n_known < size or not open_and_priced:
-                for i in range(start, start + size):
-                    if not open_and_priced or figures[i].state == STATE_UNKNOWN:
-                        explain(&accounts[i], first_row, first_terms, &figures[i])
-    if n_known < 0:
-        raise_shape("accounts", f"segments inside {legs.shape[0]} legs", f"row {start - 1 - n_known} that reaches outside")
+        done = value_accounts_c(&accounts[0], n, first_row, legs.shape[0], first_rate, first_instrument(instruments),
+                                instruments.shape[0], &figures[0])
+    if done < 0:
+        raise_shape("accounts", f"segments inside {legs.shape[0]} legs", f"row {-1 - done} that reaches outside")
 
 
 cdef int raise_shape(str name, object expected, object found) except -1:
