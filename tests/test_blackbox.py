@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
+from copyrisk.embedded import find_server
 from tests.backoffice import BackOffice
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "portfolio.json").read_text())
@@ -60,7 +62,10 @@ def test_each_written_portfolio_is_announced(redis_server: Any) -> None:
     assert client.hget("copyrisk:tick", "accounts") == b"1"
 
 
-def test_daemon_follows_quotes_orders_and_accounts_until_it_is_told_to_end(redis_server: Any) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_daemon_follows_quotes_orders_and_accounts_until_it_is_told_to_end(
+    redis_server: Any, how: signal.Signals
+) -> None:
     office = BackOffice(redis_server.client())
     office.eurusd_account("live:1")
     daemon = subprocess.Popen([*COMMAND, "--redis", redis_server.url, "--tick-ms", "50"], stderr=subprocess.PIPE)
@@ -74,7 +79,7 @@ def test_daemon_follows_quotes_orders_and_accounts_until_it_is_told_to_end(redis
         _wait_for(lambda: office.portfolio("demo:2").get("equity") == "77.5")
         office.client.srem("user_orders_index:{live:1}", "O2")
         _wait_for(lambda: office.portfolio("live:1").get("equity") == "10150.0")
-        daemon.send_signal(signal.SIGTERM)
+        daemon.send_signal(how)
         assert daemon.wait(timeout=10) == 0
     finally:
         daemon.kill()
@@ -87,6 +92,49 @@ def _wait_for(condition: Any, seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.02)
+
+
+@pytest.mark.fault
+def test_the_daemon_outlives_its_server(tmp_path: Path) -> None:
+    """The server is killed and comes back empty; the back office writes its accounts again; the daemon was there."""
+    socket, program = tmp_path / "s", str(find_server())
+    server = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)]
+
+    def start() -> tuple[Any, BackOffice]:
+        running = subprocess.Popen(server, stdout=subprocess.DEVNULL)
+        client = redis.Redis(unix_socket_path=str(socket))
+        _wait_for(lambda: socket.exists() and _answers(client))
+        return running, BackOffice(client)
+
+    running, office = start()
+    office.eurusd_account("live:1")
+    daemon = subprocess.Popen([*COMMAND, "--redis", f"unix://{socket}", "--tick-ms", "50"], stderr=subprocess.PIPE)
+    try:
+        _wait_for(lambda: office.portfolio("live:1").get("equity") == "10050.0")
+        running.kill()
+        running.wait()
+        time.sleep(0.3)
+        assert daemon.poll() is None
+        running, office = start()
+        _wait_for(lambda: office.client.hget("copyrisk:tick", "accounts") == b"0")
+        office.eurusd_account("live:1")
+        _wait_for(lambda: office.portfolio("live:1").get("equity") == "10050.0")
+        daemon.terminate()
+        assert daemon.wait(timeout=10) == 0
+    finally:
+        daemon.kill()
+        running.kill()
+        running.wait()
+        output = daemon.communicate()[1].decode()
+    assert "tick_skipped" in output
+    assert "Traceback" not in output
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 def test_ticks_ends_by_itself(bundled_server: Any) -> None:

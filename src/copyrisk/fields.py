@@ -226,12 +226,11 @@ def decode_quote(reply: Reply) -> QuoteRow:
         return QuoteRow(RowCode.QUOTE_UNREADABLE)
     bid, bid_readable = _price(reply[0])
     ask, ask_readable = _price(reply[1])
-    time = reply[2]
-    # Feeds write the time with a fraction now and then; the millisecond is what counts.
-    whole = None if time is None or len(time) > _TEXT_LIMIT_BYTES else time.partition(b".")[0]
-    if not (bid_readable and ask_readable) or (time is not None and decimal_of(time) != decimal_of(time)):
+    if not (bid_readable and ask_readable and (reply[2] is None or decimal_of(reply[2]) >= 0.0)):
         return QuoteRow(RowCode.QUOTE_UNREADABLE)
-    ts_ms = -1 if whole is None or _EPOCH_MS.fullmatch(whole) is None else int(whole)
+    # Feeds write the time with a fraction now and then; the millisecond is what counts.
+    whole = b"" if reply[2] is None else reply[2].partition(b".")[0]
+    ts_ms = int(whole) if _EPOCH_MS.fullmatch(whole) else -1
     return QuoteRow(RowCode.OK, bid, ask, ts_ms)
 
 

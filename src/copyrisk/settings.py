@@ -109,9 +109,7 @@ def _instrument_type(value: Any) -> int:
 def _timezone(value: Any) -> str:
     try:
         return ZoneInfo(_text(value)).key
-    except (ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError, but see below
-        raise ValueError("a time zone such as America/New_York") from None
-    except KeyError:
+    except (ValueError, OSError, KeyError):  # no text, a folder of zones, no such zone
         raise ValueError("a time zone such as America/New_York") from None
 
 
