@@ -70,7 +70,10 @@ class InstrumentKey:
 
 
 class Book:
-    """Packed arrays and the maps to their rows, laid out under one set of rules."""
+    """Packed arrays and the maps to their rows, laid out under one set of rules.
+
+    `accounts_version` changes whenever an account gets or loses its row.
+    """
 
     def __init__(self, rules: ValuationRules) -> None:
         self.rules = rules
@@ -87,6 +90,7 @@ class Book:
         self.orders_of: dict[int, dict[str, int]] = {}
         self._order_symbol: dict[int, str] = {}
         self.stale_accounts: set[int] = set()
+        self.accounts_version = 0
         self._unused_legs = 0
 
     # ---- arrays for the kernels (views that the next insertion may replace)
@@ -176,6 +180,7 @@ class Book:
         if row is None:
             row = self.account_row[account] = self._accounts.take()
             self.account_of[row] = account
+            self.accounts_version += 1
             self.orders_of[row] = {}
             if row >= len(self._order_head):
                 self._order_head = np.concatenate([self._order_head, np.full_like(self._order_head, -1)])
@@ -201,6 +206,7 @@ class Book:
     def remove_account(self, account: Account) -> None:
         """Forget an account and its orders."""
         row = self.account_row.pop(account)
+        self.accounts_version += 1
         for order_id in list(self.orders_of[row]):
             self.remove_order(row, order_id)
         self._unused_legs += int(self.accounts[row]["capacity"])

@@ -114,3 +114,18 @@ FIGURES = np.dtype(
         ("_pad0", "u2"),
     ]
 )
+
+#: What a portfolio says, as integers; `_wire.pyx` documents every field.
+WRITTEN = np.dtype(
+    [
+        ("equity_cents", "i8"),
+        ("balance_cents", "i8"),
+        ("free_margin_cents", "i8"),
+        ("used_margin_cents", "i8"),
+        ("margin_level_cents", "i8"),
+        ("open_pnl_cents", "i8"),
+        ("used_margin_executed", "f8"),
+        ("used_margin_all", "f8"),
+        ("is_known", "i8"),
+    ]
+)

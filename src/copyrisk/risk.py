@@ -70,6 +70,13 @@ def calc_status(figure: Any) -> CalcStatus:
     return CalcStatus.DEGRADED
 
 
+def fully_known(figures: Rows) -> npt.NDArray[np.bool_]:
+    """(a,) bool: rows with all their figures, those whose `calc_status` is `ok`."""
+    known: npt.NDArray[np.bool_] = np.isin(figures["code"], (RowCode.OK, RowCode.MARKET_CLOSED))
+    known &= ~np.isnan(figures["used_margin_all"])
+    return known
+
+
 def reasons(book: Book, figures: Rows, row: int) -> list[str]:
     """Why an account is not fully known: `reason` or `reason:what`, each once, at most eight, in a stable order."""
     status = calc_status(figures[row])

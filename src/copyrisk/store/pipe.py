@@ -41,22 +41,26 @@ class Pipe:
         self.connections = 0
 
     def exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        """Send packed commands and return their replies in order.
+        """Send packed commands, a part at a time, and return their replies in order.
 
         Raises
         ------
         StoreError, StoreUnavailable
             The server cannot be reached or used. Any of the commands may have been executed or not.
         """
+        parts = [commands[start : start + _PART_COMMANDS] for start in range(0, len(commands), _PART_COMMANDS)]
+        return self.exchange_parts([(b"".join(part), len(part)) for part in parts])
+
+    def exchange_parts(self, parts: Sequence[tuple[bytes, int]]) -> list[Any]:
+        """The same for parts that are already joined: the bytes of some commands, and how many they are."""
         replies: list[Any] = []
+        asked = 0
         try:
             sock = self._socket()
-            asked = 0
-            for start in range(0, len(commands), _PART_COMMANDS):
-                part = commands[start : start + _PART_COMMANDS]
-                sock.sendall(b"".join(part))
+            for request, count in parts:
+                sock.sendall(request)
                 self._collect(sock, replies, asked)
-                asked += len(part)
+                asked += count
             self._collect(sock, replies, asked)
         except (OSError, redis.RedisError, hiredis.HiredisError) as failure:
             self.close()
