@@ -26,6 +26,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 cdef double MAX_USD = 1e13
 # Sums in doubles carry noise near 1e-12; it must not lift an account off its threshold.
 cdef double LEVEL_NOISE_PCT = 1e-9
+# Two sides that are equal, added up from different lots, differ by less than this part of themselves.
+cdef double VOLUME_NOISE = 1e-12
 
 
 # ---------------------------------------------------------------------------------------------- formulas
@@ -40,9 +42,9 @@ cdef double leg_pnl_usd(double units, double cost, double price, double gain, do
 
 cdef double margin_volume(double bought, double sold, double cover) noexcept nogil:
     """Volume under margin: the larger side plus `cover` times the smaller one."""
-    if bought >= sold:
-        return bought + cover * sold
-    return sold + cover * bought
+    cdef double larger = bought if bought >= sold else sold
+    cdef double volume = larger + cover * (sold if bought >= sold else bought)
+    return 0.0 if volume < VOLUME_NOISE * larger else volume
 
 
 cdef double margin_level_pct(double equity, double used_margin) noexcept nogil:
@@ -176,6 +178,8 @@ def price_legs(Instrument[::1] instruments, const Quote[::1] quotes, int convers
     cdef Py_ssize_t i, n = instruments.shape[0], m = quotes.shape[0]
     if leg_rates.shape[0] != 2 * n:
         raise_shape("leg_rates", f"{2 * n} (two for each instrument)", leg_rates.shape[0])
+    if conversion_side < 0 or conversion_side > <int>CONVERT_MID:
+        raise_shape("conversion_side", "a ConversionSide", conversion_side)
     for i in range(n):
         if not (0 <= instruments[i].quote < m and -1 <= instruments[i].direct < m
                 and -1 <= instruments[i].inverse < m):
@@ -251,9 +255,17 @@ cdef inline double margin_base(const Instrument* s, double bought, double sold, 
     return volume * (highest_price if s.highest_price or bought + sold <= 0.0 else value / (bought + sold))
 
 
+cdef inline uint8_t order_code(const Order* o) noexcept nogil:
+    """Its code; an order whose effect is not known is no healthy one either."""
+    if o.code != OK or o.effect == EXECUTED or o.effect == RESERVED or o.effect == IDLE:
+        return o.code
+    return ORDER_STATUS_INVALID
+
+
 cdef void fold_account(Account* a, int32_t head, const Order* orders, const Instrument* instruments, Leg* legs,
                        Exposure* exposures, bint net_orders) noexcept nogil:
     cdef int32_t i = head, k, n_exposures = 0, n_legs = 0
+    cdef uint8_t code
     cdef double units, base, base_all
     cdef const Order* o
     cdef Exposure* x
@@ -263,9 +275,10 @@ cdef void fold_account(Account* a, int32_t head, const Order* orders, const Inst
     a.fees_usd = 0.0
     while i >= 0:
         o = &orders[i]
-        if o.code != OK:
+        code = order_code(o)
+        if code != OK:
             if a.fold_code == OK:
-                a.fold_code = o.code
+                a.fold_code = code
                 a.culprit = i
         elif o.effect != IDLE:
             units = o.lots * instruments[o.instrument].contract_size

@@ -300,6 +300,6 @@ class Book:
         """Lay all segments out anew, without the holes that moved and removed ones left."""
         self._legs = Table(layout.LEG)
         self._unused_legs = 0
-        self.accounts["capacity"] = 0
+        self.accounts["first"] = self.accounts["capacity"] = 0
         self.accounts["n_executed"] = self.accounts["n_legs"] = 0
         self.stale_accounts = set(self.account_of)

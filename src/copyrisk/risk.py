@@ -18,7 +18,7 @@ from copyrisk._core import (
     value_accounts,
 )
 from copyrisk.book import Book
-from copyrisk.errors import is_known, reason_name
+from copyrisk.errors import ShapeError, is_known, reason_name
 from copyrisk.layout import Rows
 from copyrisk.terms import CalcStatus, RateSide
 
@@ -120,6 +120,10 @@ def fold_all(accounts: Rows, orders: Rows, instruments: Rows, *, net_orders: boo
     (l,) Leg
         Legs of consecutive accounts, one after the other.
     """
+    outside = (orders["account"] < 0) | (orders["account"] >= len(accounts))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise ShapeError(f"orders: expected account rows below {len(accounts)}, found row {row} that points outside")
     count = np.bincount(orders["account"], minlength=len(accounts))
     by_account = np.argsort(orders["account"], kind="stable").astype(np.int32)
     end = np.cumsum(count)
