@@ -104,7 +104,7 @@ def price_legs(instruments: Rows, quotes: Rows, conversion_side: int, leg_rates:
     Raises
     ------
     ShapeError
-        `leg_rates` of another length, or an instrument that points outside `quotes`.
+        `leg_rates` of another length, an instrument that points outside `quotes`, or no such `conversion_side`.
     """
 
 def fold_accounts(

@@ -255,18 +255,10 @@ cdef inline double margin_base(const Instrument* s, double bought, double sold, 
     return volume * (highest_price if s.highest_price or bought + sold <= 0.0 else value / (bought + sold))
 
 
-cdef inline uint8_t order_code(const Order* o) noexcept nogil:
-    """Its code; an order whose effect is not known is no healthy one either."""
-    if o.code != OK or o.effect == EXECUTED or o.effect == RESERVED or o.effect == IDLE:
-        return o.code
-    return ORDER_STATUS_INVALID
-
-
 cdef void fold_account(Account* a, int32_t head, const Order* orders, const Instrument* instruments, Leg* legs,
                        Exposure* exposures, bint net_orders) noexcept nogil:
     cdef int32_t i = head, k, n_exposures = 0, n_legs = 0
-    cdef uint8_t code
-    cdef double units, base, base_all
+    cdef double units, base
     cdef const Order* o
     cdef Exposure* x
     legs += a.first
@@ -275,18 +267,16 @@ cdef void fold_account(Account* a, int32_t head, const Order* orders, const Inst
     a.fees_usd = 0.0
     while i >= 0:
         o = &orders[i]
-        code = order_code(o)
-        if code != OK:
-            if a.fold_code == OK:
-                a.fold_code = code
-                a.culprit = i
-        elif o.effect != IDLE:
+        if o.code == OK and (o.effect == EXECUTED or o.effect == RESERVED):
             units = o.lots * instruments[o.instrument].contract_size
             x = &exposures[exposure_of(exposures, &n_exposures, o.instrument)]
             add_to_exposure(x, o, units)
             if o.effect == EXECUTED:
                 a.fees_usd += o.fees_usd
                 add_to_leg(legs, &n_legs, x, o, units, net_orders)
+        elif (o.code != OK or o.effect != IDLE) and a.fold_code == OK:
+            a.fold_code = o.code if o.code != OK else ORDER_STATUS_INVALID
+            a.culprit = i
         i = o.next
     a.n_executed = n_legs
     for k in range(n_exposures):
@@ -294,11 +284,12 @@ cdef void fold_account(Account* a, int32_t head, const Order* orders, const Inst
         base = margin_base(&instruments[x.instrument], x.bought_units, x.sold_units, x.value, x.highest_price)
         if x.leg >= 0:
             legs[x.leg].margin_base = base
-        base_all = margin_base(&instruments[x.instrument], x.bought_units_all, x.sold_units_all, x.value_all,
-                               x.highest_price_all)
         if x.n_reserved > 0:
             legs[n_legs].units = legs[n_legs].cost = 0.0
-            legs[n_legs].margin_base = base_all - (base if x.leg >= 0 else 0.0)
+            legs[n_legs].margin_base = margin_base(&instruments[x.instrument], x.bought_units_all, x.sold_units_all,
+                                                   x.value_all, x.highest_price_all)
+            if x.leg >= 0:
+                legs[n_legs].margin_base -= base
             legs[n_legs].rate = 2 * x.instrument
             legs[n_legs]._pad0 = 0
             n_legs += 1

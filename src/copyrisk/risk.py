@@ -119,6 +119,11 @@ def fold_all(accounts: Rows, orders: Rows, instruments: Rows, *, net_orders: boo
     -------
     (l,) Leg
         Legs of consecutive accounts, one after the other.
+
+    Raises
+    ------
+    ShapeError
+        An order of an account that is not there; nothing is written.
     """
     outside = (orders["account"] < 0) | (orders["account"] >= len(accounts))
     if outside.any():
