@@ -56,7 +56,12 @@ def instruction_gates() -> Iterator[tuple[bool, str]]:
     if stored is None:
         yield not strict, f"instruction counts: no baseline for {instructions.compiler()} (--update-baseline makes one)"
         return
-    for name, found in instructions.counts().items():
+    try:
+        counts = instructions.counts()
+    except RuntimeError as failure:
+        yield False, f"instruction counts: {failure}"
+        return
+    for name, found in counts.items():
         limit = round(stored[name] * (1 + _TOLERANCE))
         yield found <= limit, f"{name} {found} instructions, baseline {stored[name]}, must be at most {limit}"
 
