@@ -8,6 +8,7 @@ import pytest
 from copyrisk import (
     ConversionSide,
     LadderState,
+    OrderEffect,
     RowCode,
     ShapeError,
     fold_accounts,
@@ -52,10 +53,119 @@ def test_rows_have_no_hidden_padding(name: str) -> None:
     assert all(offset % dtype[field].itemsize == 0 for field, (_, offset) in dtype.fields.items())
 
 
-def test_another_dtype_is_refused() -> None:
-    wrong = np.zeros(2, [("bid", "f8"), ("ask", "f4")])
-    with pytest.raises(ValueError, match="mismatch|Expected"):
-        judge_quotes(wrong, 0, OPEN)
+def valid_arguments(kernel: Any) -> dict[str, Any]:
+    """Arguments that each kernel takes: one account without orders, one instrument, one quote."""
+    quotes, instruments, rates = rows(layout.QUOTE, 1), rows(layout.INSTRUMENT, 1), rows(layout.LEG_RATE, 2)
+    accounts, legs, orders = rows(layout.ACCOUNT, 1), rows(layout.LEG, 1), rows(layout.ORDER, 1)
+    given: dict[Any, dict[str, Any]] = {
+        judge_quotes: {"quotes": quotes, "now_ms": 0, "market_is_open": OPEN.copy()},
+        price_legs: {"instruments": instruments, "quotes": quotes, "conversion_side": 0, "leg_rates": rates},
+        fold_accounts: {
+            "rows": np.zeros(1, np.int32),
+            "accounts": accounts,
+            "order_head": np.full(1, -1, np.int32),
+            "orders": orders,
+            "instruments": instruments,
+            "legs": legs,
+            "scratch": rows(layout.EXPOSURE, 1),
+        },
+        value_accounts: {
+            "accounts": accounts,
+            "legs": legs,
+            "leg_rates": rates,
+            "instruments": instruments,
+            "figures": rows(layout.FIGURES, 1),
+        },
+    }
+    return given[kernel]
+
+
+def other_kinds(array: Any) -> dict[str, Any]:
+    """What an array must not be."""
+    if array.dtype.names:
+        names = array.dtype.names
+        shuffled = np.dtype([(name, array.dtype[name]) for name in (*names[1:], names[0])])
+        wrong = {"fields in another order": shuffled, "big-endian": array.dtype.newbyteorder(">"), "bytes": "V8"}
+        wrong |= {"one field less": array.dtype[list(names[:-1])]}
+        if len({array.dtype[name] for name in names}) == 1:
+            del wrong["fields in another order"]  # all doubles: only their names tell them apart
+    else:
+        wrong = {"wider": f"{array.dtype.kind}8", "floating": "f8", "big-endian": array.dtype.newbyteorder(">")}
+        wrong = {kind: dtype for kind, dtype in wrong.items() if np.dtype(dtype) != array.dtype}
+    kinds: dict[str, Any] = {kind: np.zeros(len(array), dtype) for kind, dtype in wrong.items()}
+    every_other = np.zeros(2 * len(array) + 2, array.dtype)[::2]
+    return {
+        **kinds,
+        "two-dimensional": array[:, None],
+        "not contiguous": every_other[: len(array) + 1],
+        "a list": [1.0],
+    }
+
+
+ARRAYS = [
+    (kernel, name)
+    for kernel in (judge_quotes, price_legs, fold_accounts, value_accounts)
+    for name, given in valid_arguments(kernel).items()
+    if not isinstance(given, int)
+]
+
+
+@pytest.mark.parametrize(("kernel", "name"), ARRAYS, ids=lambda part: getattr(part, "__name__", part))
+def test_arrays_of_another_kind_are_refused(kernel: Any, name: str) -> None:
+    arguments = valid_arguments(kernel)
+    kernel(**arguments)
+    for kind, wrong in other_kinds(arguments[name]).items():
+        if not refuses(kernel, {**arguments, name: wrong}):
+            pytest.fail(f"{name} was taken although it is {kind}")
+
+
+def refuses(kernel: Any, arguments: dict[str, Any]) -> bool:
+    try:
+        kernel(**arguments)
+    except (ValueError, TypeError):
+        return True
+    return False
+
+
+WRITTEN = {judge_quotes: "quotes", price_legs: "leg_rates", fold_accounts: "legs", value_accounts: "figures"}
+
+
+@pytest.mark.parametrize(("kernel", "name"), WRITTEN.items(), ids=lambda part: getattr(part, "__name__", part))
+def test_an_array_to_write_to_must_be_writable(kernel: Any, name: str) -> None:
+    arguments = valid_arguments(kernel)
+    arguments[name].flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        kernel(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask", "code"),
+    [
+        (np.inf, np.inf, RowCode.QUOTE_NOT_FINITE),
+        (1.0, np.inf, RowCode.QUOTE_NOT_FINITE),
+        (-np.inf, 1.0, RowCode.QUOTE_NOT_FINITE),
+        (np.nan, np.nan, RowCode.QUOTE_MISSING),
+        (np.nan, 1.0, RowCode.QUOTE_ONE_SIDED),
+        (0.0, 1.0, RowCode.QUOTE_NOT_POSITIVE),
+        (1.0, -1.0, RowCode.QUOTE_NOT_POSITIVE),
+        (1.1, 1.0, RowCode.QUOTE_CROSSED),
+        (5e-324, 1e308, RowCode.OK),
+    ],
+)
+def test_numbers_that_make_no_quote(bid: float, ask: float, code: RowCode) -> None:
+    quotes = rows(layout.QUOTE, 2)
+    quotes["bid"], quotes["ask"], quotes["read_code"], quotes["market"] = bid, ask, RowCode.OK, (1, 255)
+    judge_quotes(quotes, 2**62, OPEN)
+    assert (quotes["code"] == code).all()
+
+
+def test_rows_that_nobody_filled_are_unknown() -> None:
+    """Code 0 is never healthy, in whichever row it stands."""
+    quotes, instruments, rates = rows(layout.QUOTE, 1), rows(layout.INSTRUMENT, 1), rows(layout.LEG_RATE, 2)
+    judge_quotes(quotes, 0, OPEN)
+    price_legs(instruments, quotes, ConversionSide.CONVERT_ASK, rates)
+    assert quotes["code"] == instruments["code"] == RowCode.UNKNOWN
+    assert all(np.isnan(rates[name]).all() for name in rates.dtype.names)
 
 
 def test_lengths_that_do_not_fit_are_named() -> None:
@@ -114,7 +224,7 @@ def fold(accounts: Any, orders: Any, head: Any, *, legs: int = 4, scratch: int =
 
 def two_orders() -> tuple[Any, Any]:
     accounts, orders = rows(layout.ACCOUNT, 1), rows(layout.ORDER, 2)
-    accounts["capacity"] = 2
+    accounts["capacity"], accounts["read_code"] = 2, RowCode.OK
     orders["next"] = (1, -1)
     orders["effect"], orders["code"], orders["lots"] = 2, 1, 1.0
     return accounts, orders
@@ -141,7 +251,7 @@ def test_room_that_is_too_small_is_refused_before_anything_is_written() -> None:
     before = accounts.copy()
     with pytest.raises(ShapeError, match="legs"):
         fold(accounts, orders, [0])
-    accounts["capacity"] = 2
+    accounts["capacity"], accounts["read_code"] = 2, RowCode.OK
     with pytest.raises(ShapeError, match="legs"):
         fold(accounts, orders, [0], legs=1)
     with pytest.raises(ShapeError, match="scratch"):
@@ -159,3 +269,46 @@ def test_read_only_inputs_are_taken() -> None:
     value_accounts(
         accounts, rows(layout.LEG, 0), rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), rows(layout.FIGURES, 1)
     )
+
+
+@pytest.mark.parametrize("account", [-1, 1, 2**31 - 1])
+def test_orders_of_an_account_that_is_not_there_are_refused(account: int) -> None:
+    orders = rows(layout.ORDER, 2)
+    orders["account"] = (0, account)
+    with pytest.raises(ShapeError, match="orders: .* row 1 "):
+        fold_all(rows(layout.ACCOUNT, 1), orders, rows(layout.INSTRUMENT, 1))
+
+
+@pytest.mark.parametrize(
+    ("effect", "code", "fold_code"),
+    [
+        (OrderEffect.EXECUTED, RowCode.OK, RowCode.OK),
+        (OrderEffect.IDLE, RowCode.OK, RowCode.OK),
+        (OrderEffect.EXECUTED, RowCode.UNKNOWN, RowCode.UNKNOWN),
+        (OrderEffect.IDLE, RowCode.ORDER_MISSING, RowCode.ORDER_MISSING),
+        (OrderEffect.EFFECT_UNKNOWN, RowCode.OK, RowCode.ORDER_STATUS_INVALID),
+        (9, RowCode.OK, RowCode.ORDER_STATUS_INVALID),
+    ],
+)
+def test_an_order_that_is_not_judged_makes_its_account_unknown(effect: int, code: int, fold_code: RowCode) -> None:
+    accounts, orders = two_orders()
+    orders["effect"][1], orders["code"][1] = effect, code
+    fold(accounts, orders, [0])
+    assert accounts["fold_code"] == fold_code
+    assert np.isnan(accounts["fees_usd"]) == (fold_code != RowCode.OK)
+    assert accounts["culprit"] == (-1 if fold_code == RowCode.OK else 1)
+
+
+@pytest.mark.parametrize("side", [-1, 3])
+def test_a_conversion_side_that_is_none_is_refused(side: int) -> None:
+    with pytest.raises(ShapeError, match="conversion_side"):
+        price_legs(rows(layout.INSTRUMENT, 1), rows(layout.QUOTE, 1), side, rows(layout.LEG_RATE, 2))
+
+
+def test_an_account_that_nobody_read_is_unknown_even_with_a_balance() -> None:
+    accounts, orders = rows(layout.ACCOUNT, 1), rows(layout.ORDER, 0)
+    accounts["balance"], accounts["leverage"] = 1000.0, 100.0
+    figures = rows(layout.FIGURES, 1)
+    legs = fold_all(accounts, orders, rows(layout.INSTRUMENT, 0))
+    value_accounts(accounts, legs, rows(layout.LEG_RATE, 0), rows(layout.INSTRUMENT, 0), figures)
+    assert (figures[0]["state"], figures[0]["code"]) == (LadderState.STATE_UNKNOWN, RowCode.UNKNOWN)

@@ -1,6 +1,7 @@
 """Other services use the kernels: from Python arrays, from Cython by `cimport`, from Numba by address."""
 
 import ctypes
+import json
 import re
 import subprocess
 import sys
@@ -33,8 +34,34 @@ def formulas():
             _core.margin_level_pct(50, 200), _core.ladder_state(20, 200, 10, 50, 10))
 """
 
+#: C struct -> its dtype; the module says where the compiler put each field.
+STRUCTS = {
+    "Quote": layout.QUOTE,
+    "Instrument": layout.INSTRUMENT,
+    "Order": layout.ORDER,
+    "Leg": layout.LEG,
+    "LegRate": layout.LEG_RATE,
+    "Account": layout.ACCOUNT,
+    "Exposure": layout.EXPOSURE,
+    "Figures": layout.FIGURES,
+}
+
+
+def offsets_function() -> str:
+    """Cython source: `offsets()` gives {struct: [size, {field: [offset, size]}]}."""
+    lines = ["\n\ndef offsets():", "    found = {}"]
+    for struct, dtype in STRUCTS.items():
+        row = f"(<_core.{struct}*>0)"
+        lines.append(f"    found['{struct}'] = [sizeof(_core.{struct}), {{}}]")
+        lines += [
+            f"    found['{struct}'][1]['{name}'] = [<size_t>&{row}.{name}, sizeof({row}.{name})]"
+            for name in dtype.names or ()
+        ]
+    return "\n".join([*lines, "    return found", ""])
+
+
 BUILD = """
-import sys, numpy as np
+import json, sys, numpy as np
 from setuptools import Distribution, Extension
 from Cython.Build import cythonize
 distribution = Distribution({"ext_modules": cythonize([Extension("user_module", ["user_module.pyx"])], quiet=True)})
@@ -47,6 +74,8 @@ from benchmarks.workloads import workload
 work = workload("small")
 known = user_module.value(work.accounts, work.legs, work.leg_rates, work.instruments, work.figures)
 np.save("figures.npy", work.figures)
+with open("offsets.json", "w") as file:
+    json.dump(user_module.offsets(), file)
 print(known, user_module.formulas())
 """
 
@@ -60,7 +89,7 @@ def test_the_readme_example_says_what_it_prints() -> None:
 
 @pytest.mark.slow
 def test_cython_modules_cimport_the_kernels(tmp_path: Path) -> None:
-    (tmp_path / "user_module.pyx").write_text(USER_MODULE)
+    (tmp_path / "user_module.pyx").write_text(USER_MODULE + offsets_function())
     root = str(Path(__file__).parent.parent)
     code = f"import sys; sys.path.insert(0, {root!r})\n{BUILD}"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -69,6 +98,10 @@ def test_cython_modules_cimport_the_kernels(tmp_path: Path) -> None:
     twins.kernel(work)()
     theirs = np.load(tmp_path / "figures.npy")
     assert theirs.tobytes() == work.figures.tobytes()
+    in_c = json.loads((tmp_path / "offsets.json").read_text())
+    for struct, dtype in STRUCTS.items():
+        fields = {name: [offset, of.itemsize] for name, (of, offset) in (dtype.fields or {}).items()}
+        assert in_c[struct] == [dtype.itemsize, fields], struct
     assert done.stdout.split("\n")[-2] == f"{(work.figures['state'] > 0).sum()} (5.0, -20.0, 1.0, 25.0, 4)"
 
 

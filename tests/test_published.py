@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from copyrisk._core import LadderState, RowCode
+from copyrisk.fields import exact_text, usd_text
 from copyrisk.pricing import Spread, closing_price, execution_price, net_profit_usd, profit
 from tests.books import value_one
 
@@ -61,6 +62,23 @@ def test_a_close_pays_for_what_was_open(case: dict[str, Any]) -> None:
 
 def decimal(value: Any) -> Decimal:
     return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+
+
+@pytest.mark.parametrize("case", PORTFOLIOS["cases"], ids=lambda case: case["name"].split()[0])
+def test_portfolios_of_an_existing_back_office(case: dict[str, Any]) -> None:
+    quotes = {symbol: {"bid": bid, "ask": ask} for symbol, (bid, ask) in PORTFOLIOS["quotes"].items()}
+    market = [{"symbol": symbol, **terms, **quotes[symbol]} for symbol, terms in PORTFOLIOS["groups"].items()]
+    figures = value_one(case["config"], market, case["orders"])
+    written = {
+        "equity": usd_text(figures["equity"]),
+        "free_margin": usd_text(figures["free_margin"]),
+        "used_margin": usd_text(figures["used_margin_executed"]),
+        "margin_level": usd_text(figures["margin_level_pct"]),
+        "open_pnl": usd_text(figures["open_pnl"]),
+        "used_margin_executed": exact_text(figures["used_margin_executed"]),
+        "used_margin_all": exact_text(figures["used_margin_all"]),
+    }
+    assert written == {name: case["portfolio"][name] for name in written}
 
 
 def quote_and_spread(symbol: str) -> dict[str, Any]:

@@ -1,142 +1,286 @@
 """The slow twin: contract section 4, order by order, in exact fractions, knowing nothing of legs or kernels.
 
-`None` stands for unknown. Inputs are texts, as a hash holds them.
+It reads the same texts as the decoders (`None`: the hash does not hold the field) and says which reasons make an
+account unknown; where several hold at once, any of them may be the row's code. A hash that is `None` is missing,
+one that is `UNREADABLE` was answered with an error.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
-STALE_MS = 30_000
+UNREADABLE: Final = "unreadable"
+DEFAULT_LEVELS = (Fraction(50), Fraction(10))
+_TOO_MUCH_USD = 10**13
+
+
+@dataclass(frozen=True)
+class Market:
+    """What is not the account's: terms by (group, symbol), quotes by symbol, the time and the settings."""
+
+    terms: Mapping[tuple[str, str], Any]
+    quotes: Mapping[str, Any]
+    now_ms: int
+    five_day_open: bool
+    rate_side: str
+    margin_price: str
+    hedging: str | int
+    max_age_ms: int
 
 
 @dataclass
 class Expected:
-    """Exact figures of an account; all `None` when it is unknown, `used_all` alone when only the reserve is."""
+    """Exact figures, or the reasons why there are none; `used_all` is `None` when only the reserve is unknown."""
 
-    pnl: Fraction | None
-    used: Fraction | None = None
-    used_all: Fraction | None = None
+    reasons: set[str]
+    pnl: Fraction = Fraction(0)
+    used: Fraction = Fraction(0)
+    used_all: Fraction | None = Fraction(0)
     closed: bool = False
+    warning_pct: Fraction = DEFAULT_LEVELS[0]
+    critical_pct: Fraction = DEFAULT_LEVELS[1]
     gross: Fraction = Fraction(0)  # what was added up and taken away: doubles are exact to 1e-16 of this
+
+
+@dataclass
+class _Priced:
+    """One order with effect in USD; `closed` when a quote it rests on is that of a closed market."""
+
+    reasons: set[str]
+    is_buy: bool = False
+    lots: Fraction = Fraction(0)
+    profit: Fraction = Fraction(0)
+    per_lot: Fraction = Fraction(0)
+    gross: Fraction = Fraction(0)
+    closed: bool = False
 
 
 def number(text: Any) -> Fraction | None:
     """A plain decimal; anything else is unknown."""
-    try:
-        value = Fraction(str(text))
-    except (ValueError, ZeroDivisionError):
-        return None
-    return value if set(str(text)) <= set("0123456789.-") and str(text)[:1] != "." else None
+    return Fraction(text) if text is not None and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", text) else None
 
 
-def quote_of(
-    quotes: Mapping[str, Mapping[str, Any]], symbol: str, now_ms: int, open_: bool
-) -> tuple[Fraction, Fraction] | None:
-    """Bid and ask if they make a usable quote."""
-    quote = quotes.get(symbol, {})
-    bid, ask = number(quote.get("bid")), number(quote.get("ask"))
-    if bid is None or ask is None or bid <= 0 or ask <= 0 or bid > ask:
-        return None
-    if open_ and (quote.get("ts") is None or abs(now_ms - int(quote["ts"])) > STALE_MS):
-        return None
-    return bid, ask
-
-
-def rates(quotes: Any, currency: str, now_ms: int, open_: bool, side: str) -> tuple[Fraction, Fraction] | None:
-    """What a unit of the currency is worth as a profit, and as a loss or margin."""
-    if currency in ("USD", "USDT"):
-        return Fraction(1), Fraction(1)
-    direct = quote_of(quotes, currency + "USD", now_ms, open_)
-    if direct is not None:
-        bid, ask = direct
-    else:
-        inverse = quote_of(quotes, "USD" + currency, now_ms, open_)
-        if inverse is None:
-            return None
-        bid, ask = 1 / inverse[1], 1 / inverse[0]
-        if side == "mid":
-            return (2 / (inverse[0] + inverse[1]),) * 2
-        if side == "ask":
-            return (1 / inverse[1],) * 2
-    return {"ask": (ask, ask), "mid": ((bid + ask) / 2,) * 2, "side": (bid, ask)}[side]
-
-
-def margin(orders: Sequence[Any], cover: Fraction, highest: bool) -> Fraction:
-    """Margin of one symbol before leverage, from (is_buy, lots, margin per lot) of its orders."""
-    bought = sum((lots for is_buy, lots, _ in orders if is_buy), Fraction(0))
-    sold = sum((lots for is_buy, lots, _ in orders if not is_buy), Fraction(0))
-    if not orders:
-        return Fraction(0)
-    volume = max(bought, sold) + cover * min(bought, sold)
-    per_lot = max(each for _, _, each in orders)
-    average = sum((lots * each for _, lots, each in orders), Fraction(0)) / (bought + sold)
-    return volume * (per_lot if highest else average)
-
-
-def value(
-    config: Mapping[str, Any],
-    orders: Sequence[Mapping[str, Any]],
-    market: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Mapping[str, Any]]],
-    rules: Mapping[str, Any],
-    now_ms: int,
-    open_: bool,
-) -> Expected:
-    """Value one account; `market` is its group's terms by symbol, and the quotes."""
-    balance, leverage = number(config.get("wallet_balance")), number(config.get("leverage"))
-    if balance is None or leverage is None or leverage <= 0:
-        return Expected(None)
-    pnl = Fraction(0)
-    executed: dict[str, list[Any]] = {}
-    every: dict[str, list[Any]] = {}
-    gross = Fraction(0)
-    reserve_known = True
+def value(config: Any, orders: Sequence[Any], market: Market) -> Expected:
+    """Value one account."""
+    expected = Expected(set(_account_reasons(config)))
+    executed: dict[str, list[_Priced]] = {}
+    every: dict[str, list[_Priced]] = {}
     for order in orders:
-        queued = order["order_status"] == "QUEUED"
-        lots, price = number(order.get("order_quantity")), number(order.get("order_price"))
-        swap, commission = number(order.get("swap", "0")), number(order.get("commission", "0"))
-        if order["order_type"] not in ("BUY", "SELL") or swap is None or commission is None:
-            return Expected(None)
-        if lots is None or lots <= 0 or price is None or price <= 0:
-            return Expected(None)
-        priced = _price(order, lots, price, market, rules, now_ms, open_)
-        if priced is None:
-            if not queued:
-                return Expected(None)
-            reserve_known = False
+        effect = _effect(order)
+        bad = set(_order_reasons(order, effect))
+        expected.reasons |= bad
+        if bad or effect == "idle" or expected.reasons & {"ACCOUNT_MISSING", "ACCOUNT_UNREADABLE", "GROUP_INVALID"}:
             continue
-        profit, per_lot, amount = priced
-        gross += amount
-        entry = (order["order_type"] == "BUY", lots, per_lot)
-        every.setdefault(order["symbol"], []).append(entry)
-        if not queued:
-            executed.setdefault(order["symbol"], []).append(entry)
-            pnl += profit + swap - commission
-    cover, highest = rules["cover"], rules["highest"]
-    used = sum((margin(of, cover, highest) for of in executed.values()), Fraction(0)) / leverage
-    used_all = sum((margin(of, cover, highest) for of in every.values()), Fraction(0)) / leverage
-    return Expected(pnl, used, used_all if reserve_known else None, closed=not open_ and bool(executed), gross=gross)
+        priced = _price(order, market.terms.get((config["group"] or "Standard", order["symbol"])), market)
+        every.setdefault(order["symbol"], []).append(priced)
+        if effect == "executed":
+            executed.setdefault(order["symbol"], []).append(priced)
+            expected.reasons |= priced.reasons
+            expected.pnl += priced.profit + Fraction(order["swap"] or 0) - Fraction(order["commission"] or 0)
+            expected.closed |= priced.closed
+        expected.gross += priced.gross
+    if expected.reasons:
+        return expected
+    leverage, balance = Fraction(config["leverage"]), Fraction(config["wallet_balance"])
+    expected.used = sum((_margin(held, market.hedging) for held in executed.values()), Fraction(0)) / leverage
+    expected.used_all = sum((_margin(held, market.hedging) for held in every.values()), Fraction(0)) / leverage
+    if any(priced.reasons for held in every.values() for priced in held):
+        expected.used_all = None
+    expected.warning_pct, expected.critical_pct = _levels(config)
+    if abs(balance + expected.pnl) >= _TOO_MUCH_USD or expected.used >= _TOO_MUCH_USD:
+        expected.reasons.add("FIGURES_OUT_OF_RANGE")
+    return expected
 
 
-def _price(
-    order: Any, lots: Fraction, price: Fraction, market: Any, rules: Any, now_ms: int, open_: bool
-) -> tuple[Fraction, Fraction, Fraction] | None:
-    """Profit in USD, margin per lot before leverage and gross amount, or `None`."""
-    terms = market[0].get(order["symbol"])
-    quote = quote_of(market[1], order["symbol"], now_ms, open_)
-    if terms is None or quote is None:
+def rung(expected: Expected, equity: Fraction) -> str:
+    """Where a known account stands; a threshold belongs to the worse side."""
+    if expected.used == 0:
+        return "NO_MARGIN"
+    level = 100 * equity / expected.used
+    if level <= expected.critical_pct:
+        return "CRITICAL"
+    return "WARNING" if level <= expected.warning_pct else "HEALTHY"
+
+
+def _account_reasons(config: Any) -> Iterator[str]:
+    if config is None:
+        yield "ACCOUNT_MISSING"
+    elif config == UNREADABLE:
+        yield "ACCOUNT_UNREADABLE"
+    else:
+        leverage = number(config["leverage"])
+        if number(config["wallet_balance"]) is None:
+            yield "WALLET_BALANCE_INVALID"
+        if leverage is None or leverage <= 0:
+            yield "LEVERAGE_INVALID"
+        if config["group"] is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}", config["group"]):
+            yield "GROUP_INVALID"
+
+
+def _levels(config: Any) -> tuple[Fraction, Fraction]:
+    """Warning and critical level; what is absent or makes no sense is the default."""
+    given = [number(config[name]) for name in ("auto_cutoff_level", "auto_liquidation_level")]
+    warning, critical = (level if level is not None and level >= 0 else None for level in given)
+    effective = (
+        DEFAULT_LEVELS[0] if warning is None else warning,
+        DEFAULT_LEVELS[1] if critical is None else critical,
+    )
+    return effective if effective[1] <= effective[0] else DEFAULT_LEVELS
+
+
+_ENDED = {"CLOSED", "CANCELLED", "REJECTED", "SKIPPED", "PENDING", "PENDING-QUEUED", "PENDING-CANCEL"}
+_EXECUTIONS = {"EXECUTED": "executed", "QUEUED": "reserved", "PENDING": "reserved"}
+_STATUSES = {*_ENDED, "OPEN", "MODIFY", "QUEUED", None}
+
+
+def _effect(order: Any) -> str | None:
+    """`executed`, `reserved`, `idle`, or `None` when its two states contradict or say nothing."""
+    if order in (None, UNREADABLE):
         return None
-    size = number(terms["contract_size"])
-    converted = rates(market[1], terms["profit"], now_ms, open_, rules["rate_side"])
-    if converted is None or size is None or size <= 0:
+    status, execution = order["order_status"], order["execution_status"]
+    if status not in _STATUSES or execution not in {*_EXECUTIONS, "REJECTED", "CLOSED", "CANCELLED", None}:
         return None
-    moved = (quote[0] - price) if order["order_type"] == "BUY" else (price - quote[1])
-    gross = moved * lots * size
-    crypto = terms["type"] == "4"
-    factor = number(terms["crypto_margin_factor"]) if crypto else Fraction(1)
-    if factor is None:
-        return None
-    at = price if crypto or rules["margin_price"] == "open" else quote[1]
-    profit = gross * (converted[0] if gross >= 0 else converted[1])
-    return profit, size * at * factor * converted[1], (price + quote[1]) * lots * size * factor * converted[1]
+    if status in _ENDED or (status is None and execution in ("REJECTED", "CLOSED", "CANCELLED")):
+        return "idle"
+    if status == "QUEUED":
+        return "reserved"
+    if execution is None:
+        return None if status is None else "executed"
+    return _EXECUTIONS.get(execution)
+
+
+def _order_reasons(order: Any, effect: str | None) -> Iterator[str]:
+    if order is None:
+        yield "ORDER_MISSING"
+    elif order == UNREADABLE:
+        yield "ORDER_UNREADABLE"
+    elif effect is None:
+        yield "ORDER_STATUS_INVALID"
+    elif effect != "idle":
+        if not re.fullmatch(r"[A-Z0-9][A-Z0-9._#-]{0,31}", order["symbol"] or ""):
+            yield "ORDER_SYMBOL_INVALID"
+        if order["order_type"] not in ("BUY", "SELL"):
+            yield "ORDER_TYPE_INVALID"
+        if (number(order["order_price"]) or 0) <= 0:
+            yield "ORDER_PRICE_INVALID"
+        if (number(order["order_quantity"]) or 0) <= 0:
+            yield "ORDER_QUANTITY_INVALID"
+        for name in ("swap", "commission"):
+            if order[name] is not None and number(order[name]) is None:
+                yield f"ORDER_{name.upper()}_INVALID"
+
+
+def _terms_reasons(terms: Any) -> Iterator[str]:
+    if terms is None:
+        yield "INSTRUMENT_MISSING"
+    elif terms == UNREADABLE:
+        yield "INSTRUMENT_UNREADABLE"
+    else:
+        if (number(terms["contract_size"]) or 0) <= 0:
+            yield "CONTRACT_SIZE_INVALID"
+        if not re.fullmatch(r"[A-Z]{3,8}", terms["profit"] or ""):
+            yield "PROFIT_CURRENCY_INVALID"
+        if terms["type"] not in ("1", "2", "3", "4"):
+            yield "INSTRUMENT_TYPE_INVALID"
+        if terms["type"] == "4" and (number(terms["crypto_margin_factor"]) or 0) <= 0:
+            yield "CRYPTO_MARGIN_FACTOR_INVALID"
+
+
+@dataclass
+class _Quote:
+    """A quote and what is said against it: nothing, or that its market is closed, when it serves."""
+
+    verdict: str
+    bid: Fraction = field(default=Fraction(0))
+    ask: Fraction = field(default=Fraction(0))
+
+    @property
+    def serves(self) -> bool:
+        return self.verdict in ("OK", "MARKET_CLOSED")
+
+
+def _quote(market: Market, symbol: str, open_: bool) -> _Quote:
+    raw = market.quotes.get(symbol)
+    if raw == UNREADABLE:
+        return _Quote("QUOTE_UNREADABLE")
+    given = {"bid": None, "ask": None, "ts": None} if raw is None else raw
+    bid, ask, ts = number(given["bid"]), number(given["ask"]), number(given["ts"])
+    if any(text is not None and number(text) is None for text in given.values()) or (ts is not None and ts < 0):
+        return _Quote("QUOTE_UNREADABLE")
+    if bid is None or ask is None:
+        return _Quote("QUOTE_MISSING" if bid is None and ask is None else "QUOTE_ONE_SIDED")
+    if bid <= 0 or ask <= 0:
+        return _Quote("QUOTE_NOT_POSITIVE")
+    if bid > ask:
+        return _Quote("QUOTE_CROSSED")
+    return _Quote(_age_verdict(ts, market) if open_ else "MARKET_CLOSED", bid, ask)
+
+
+def _age_verdict(ts: Fraction | None, market: Market) -> str:
+    if market.max_age_ms == 0:
+        return "OK"
+    if ts is None:
+        return "QUOTE_WITHOUT_TIME"
+    age = market.now_ms - ts
+    if abs(age) <= market.max_age_ms:
+        return "OK"
+    return "QUOTE_STALE" if age > 0 else "QUOTE_FROM_FUTURE"
+
+
+def _rates(market: Market, currency: str) -> tuple[Fraction, Fraction, str] | None:
+    """What a unit is worth in USD as a profit, and as a loss or margin; and the verdict of the pair."""
+    if currency in ("USD", "USDT"):
+        return Fraction(1), Fraction(1), "OK"
+    direct = _quote(market, currency + "USD", market.five_day_open)
+    inverse = _quote(market, "USD" + currency, market.five_day_open)
+    if direct.serves:
+        bid, ask = direct.bid, direct.ask
+        profit, loss = {"ask": (ask, ask), "side": (bid, ask), "mid": ((bid + ask) / 2,) * 2}[market.rate_side]
+        return profit, loss, direct.verdict
+    if inverse.serves:
+        bid, ask = inverse.bid, inverse.ask
+        divisors = {"ask": (ask, ask), "side": (ask, bid), "mid": ((bid + ask) / 2,) * 2}[market.rate_side]
+        return 1 / divisors[0], 1 / divisors[1], inverse.verdict
+    return None
+
+
+def _price(order: Any, terms: Any, market: Market) -> _Priced:
+    """Profit and margin per lot (before leverage) of one good order."""
+    reasons = set(_terms_reasons(terms))
+    crypto = not reasons and terms["type"] == "4"
+    quote = _quote(market, order["symbol"], crypto or market.five_day_open)
+    if not quote.serves:
+        reasons.add(quote.verdict)
+    rates = None if reasons & {"INSTRUMENT_MISSING", "INSTRUMENT_UNREADABLE"} else _rates(market, terms["profit"] or "")
+    if rates is None:
+        reasons.add("CONVERSION_RATE_MISSING")
+    if reasons or rates is None:
+        return _Priced(reasons)
+    lots, price = Fraction(order["order_quantity"]), Fraction(order["order_price"])
+    size, is_buy = Fraction(terms["contract_size"]), order["order_type"] == "BUY"
+    gain, loss, rate_verdict = rates
+    result = ((quote.bid - price) if is_buy else (price - quote.ask)) * lots * size
+    at = price if crypto or market.margin_price == "open" else quote.ask
+    factor = Fraction(terms["crypto_margin_factor"]) if crypto else Fraction(1)
+    closed = "MARKET_CLOSED" in (quote.verdict, rate_verdict)
+    gross = (price + quote.ask) * lots * size * max(factor, Fraction(1)) * max(gain, loss)
+    profit = result * (gain if result >= 0 else loss)
+    return _Priced(set(), is_buy, lots, profit, size * at * factor * loss, gross, closed)
+
+
+def _margin(held: Sequence[_Priced], hedging: str | int) -> Fraction:
+    """Margin of one symbol before leverage."""
+    bought = sum((order.lots for order in held if order.is_buy), Fraction(0))
+    sold = sum((order.lots for order in held if not order.is_buy), Fraction(0))
+    if bought + sold == 0:
+        return Fraction(0)
+    average = sum((order.lots * order.per_lot for order in held), Fraction(0)) / (bought + sold)
+    if hedging == "max":
+        return max(bought, sold) * max(order.per_lot for order in held)
+    if hedging == "sum":
+        return (bought + sold) * average
+    if hedging == "net":
+        return abs(bought - sold) * average
+    return (abs(bought - sold) + Fraction(hedging) / 100 * 2 * min(bought, sold)) * average

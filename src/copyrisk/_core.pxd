@@ -136,7 +136,7 @@ ctypedef struct LegRate:          # 32 bytes: what a quote makes of a leg
 
 ctypedef struct Account:          # 64 bytes, one cache line
     double balance                # wallet_balance, USD; NaN when unknown
-    double fees_usd               # swap - commission over executed orders; NaN when an order is not readable
+    double fees_usd               # swap - commission over executed orders; NaN when it or an order is not readable
     double leverage
     double warning_level_pct
     double critical_level_pct

@@ -294,7 +294,7 @@ cdef void fold_account(Account* a, int32_t head, const Order* orders, const Inst
             legs[n_legs]._pad0 = 0
             n_legs += 1
     a.n_legs = n_legs
-    if a.fold_code != OK:
+    if a.fold_code != OK or a.read_code != OK:
         a.fees_usd = NAN
 
 
@@ -376,6 +376,8 @@ cdef inline uint8_t value_account(const Account* a, const Leg* legs, const LegRa
             margin += leg.margin_base * rates[leg.rate].margin
             leg += 1
         used_all = margin / a.leverage
+        if not used_all < MAX_USD:
+            used_all = NAN
     f.open_pnl = pnl
     f.equity = equity
     f.used_margin_executed = used

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from copyrisk import layout
 from copyrisk._core import RowCode, fold_accounts
 from copyrisk.fields import USD_LIKE, AccountRow, InstrumentRow, OrderRow, QuoteRow
-from copyrisk.keys import Account
+from copyrisk.keys import STANDARD_GROUP, Account
 from copyrisk.layout import Rows
 from copyrisk.rules import ValuationRules
 from copyrisk.terms import HedgingMode
@@ -82,6 +82,7 @@ class Book:
         self._order_head: npt.NDArray[np.int32] = np.full(_FIRST_ROWS, -1, np.int32)
         self.quote_row: dict[str, int] = {}
         self.symbols: list[str] = []
+        self._standard_quotes: set[int] = set()
         self.instrument_row: dict[InstrumentKey, int] = {}
         self.instrument_keys: list[InstrumentKey] = []
         self.account_row: dict[Account, int] = {}
@@ -143,6 +144,13 @@ class Book:
         self.quotes[row]["market"] = instrument_type
         self.quotes[row]["max_age_ms"] = self.rules.max_age_ms(symbol, instrument_type)
 
+    def _follow_hours(self, row: int, key: InstrumentKey, instrument_type: int) -> None:
+        """A symbol has one market: where groups disagree on its type, `Standard` decides for all of them."""
+        if key.group == STANDARD_GROUP:
+            self._standard_quotes.add(row)
+        if key.group == STANDARD_GROUP or row not in self._standard_quotes:
+            self._set_market(row, key.symbol, instrument_type)
+
     def ensure_instrument(self, key: InstrumentKey) -> int:
         """Row of an instrument; a new one is missing until `set_instrument`."""
         row = self.instrument_row.get(key)
@@ -164,7 +172,7 @@ class Book:
         target["margin_at_open"], target["profit_is_usd"] = self.rules.margin_at_open(terms.type), usd
         target["read_code"] = terms.code
         if terms.code == RowCode.OK:
-            self._set_market(int(target["quote"]), symbol, terms.type)
+            self._follow_hours(int(target["quote"]), self.instrument_keys[row], terms.type)
         if terms.code == RowCode.OK and not usd:
             direct = self.ensure_quote(terms.profit_currency + "USD")
             inverse = self.ensure_quote("USD" + terms.profit_currency)
@@ -188,20 +196,27 @@ class Book:
             self.set_account(row, AccountRow(RowCode.UNKNOWN))
         return row
 
-    def set_account(self, row: int, config: AccountRow) -> None:
-        """Store what was read of an account's configuration."""
+    def set_account(self, row: int, config: AccountRow) -> bool:
+        """Store what was read of an account's configuration.
+
+        Returns whether its thresholds stand as they are. A critical level above the warning level, be it the default
+        one, makes no sense: nobody could be warned; both are replaced by the defaults.
+        """
         target: Any = self.accounts[row]
-        warning, critical = self.rules.warning_level_pct, self.rules.critical_level_pct
+        default = self.rules.warning_level_pct, self.rules.critical_level_pct
+        warning = default[0] if config.warning_level_pct is None else config.warning_level_pct
+        critical = default[1] if config.critical_level_pct is None else config.critical_level_pct
+        in_order = critical <= warning
         target["balance"] = config.balance if config.code == RowCode.OK else math.nan
         target["leverage"] = config.leverage
-        target["warning_level_pct"] = warning if config.warning_level_pct is None else config.warning_level_pct
-        target["critical_level_pct"] = critical if config.critical_level_pct is None else config.critical_level_pct
+        target["warning_level_pct"], target["critical_level_pct"] = (warning, critical) if in_order else default
         target["read_code"] = config.code
         self.stale_accounts.add(row)
         if self.group_of.get(row) != config.group:
             self.group_of[row] = config.group
             for order in self.orders_of[row].values():
                 self._rehome(order, config.group)
+        return in_order and config.levels_valid
 
     def remove_account(self, account: Account) -> None:
         """Forget an account and its orders."""

@@ -56,7 +56,7 @@ _TEXT_LIMIT_BYTES = 64
 
 
 class AccountRow(NamedTuple):
-    """Configuration of one account; `levels_valid` is false where a threshold was replaced by the default."""
+    """Configuration of one account; `levels_valid` is false where a threshold could not be read."""
 
     code: int
     balance: float = math.nan
@@ -138,10 +138,7 @@ def decode_account(reply: Reply) -> AccountRow:
         return AccountRow(RowCode.GROUP_INVALID)
     warning, warning_valid = _level_pct(reply[3])
     critical, critical_valid = _level_pct(reply[4])
-    levels_valid = warning_valid and critical_valid
-    if warning is not None and critical is not None and critical > warning:
-        warning, critical, levels_valid = None, None, False
-    return AccountRow(RowCode.OK, balance, leverage, group, warning, critical, levels_valid)
+    return AccountRow(RowCode.OK, balance, leverage, group, warning, critical, warning_valid and critical_valid)
 
 
 _FINISHED = (OrderStatus.CLOSED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.SKIPPED)

@@ -94,7 +94,8 @@ def reasons(book: Book, figures: Rows, row: int) -> list[str]:
             verdict = int(book.instruments[instrument]["code"])
             if not is_known(verdict):
                 found.add(f"{reason_name(verdict)}:{book.instrument_keys[instrument].symbol}")
-    return sorted(found)[:_REASONS_LIMIT]
+    # Nothing it holds is unknown: then what all of it adds up to is out of range.
+    return sorted(found)[:_REASONS_LIMIT] or [reason_name(RowCode.FIGURES_OUT_OF_RANGE)]
 
 
 def count_states(book: Book, figures: Rows) -> dict[LadderState, int]:

@@ -173,8 +173,7 @@ class Snapshot:
         self._accounts[account].has_config = config.code != RowCode.ACCOUNT_MISSING
         if config.code == RowCode.ACCOUNT_MISSING:
             self._perhaps_gone.add(account)
-        self._book.set_account(row, config)
-        if not config.levels_valid:
+        if not self._book.set_account(row, config):
             log.warning("levels_replaced_by_default", account=str(account))
 
     def _apply_index(self, account: Account, row: int, reply: Any) -> None:

@@ -1,0 +1,198 @@
+"""From a book to figures and words: flat arrays give the same, buffers are kept, an unknown reserve is said."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from copyrisk import ConversionSide, OrderEffect, RowCode, fold_all, layout, price_legs, value_accounts
+from copyrisk._core import LadderState
+from copyrisk.book import Book
+from copyrisk.fields import OrderRow, QuoteRow
+from copyrisk.keys import parse_account
+from copyrisk.risk import Valuer, calc_status, count_states, reasons
+from copyrisk.rules import ValuationRules
+from copyrisk.terms import Hedging, RateSide
+from tests.books import NOW_MS, fill_account, fill_market
+
+OPEN, CLOSED = np.ones(5, np.uint8), np.zeros(5, np.uint8)
+TERMS = {"bid": "1.1", "ask": "1.1001", "contract_size": "100000", "profit": "USD", "type": "1"}
+MARKET = [
+    {**TERMS, "symbol": "EURUSD"},
+    {**TERMS, "symbol": "EURGBP", "profit": "GBP"},
+    {**TERMS, "symbol": "GBPUSD"},
+    {**TERMS, "symbol": "BTCUSD", "type": "4", "crypto_margin_factor": "2"},
+]
+CONFIG = {"wallet_balance": "1000", "leverage": "100"}
+
+
+def buy(symbol: str = "EURUSD", **changes: str) -> dict[str, str]:
+    return {"symbol": symbol, "order_type": "BUY", "order_price": "1.1", "order_quantity": "0.1", **changes}
+
+
+def queued(symbol: str) -> dict[str, str]:
+    return buy(symbol, order_status="QUEUED", execution_status="QUEUED")
+
+
+def book_of(*accounts: list[dict[str, str]], market: Any = MARKET, rules: ValuationRules | None = None) -> Book:
+    book = Book(rules or ValuationRules())
+    fill_market(book, market)
+    for number, orders in enumerate(accounts):
+        fill_account(book, f"live:{number}", CONFIG, orders)
+    return book
+
+
+orders_of_a_book = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.sampled_from([terms["symbol"] for terms in MARKET]),
+        st.booleans(),
+        st.integers(1, 300).map(lambda n: n / 100),
+        st.sampled_from([OrderEffect.EXECUTED, OrderEffect.EXECUTED, OrderEffect.RESERVED, OrderEffect.IDLE]),
+        st.sampled_from([RowCode.OK] * 6 + [RowCode.ORDER_PRICE_INVALID]),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(orders_of_a_book, st.sampled_from([RateSide.ASK, RateSide.SIDE]))
+def test_flat_arrays_give_what_a_book_gives(orders: list[Any], side: RateSide) -> None:
+    rules = ValuationRules(rate_side=side)
+    book = book_of([], [], [], [], [], rules=rules)
+    for number, (account, symbol, is_buy, lots, effect, code) in enumerate(orders):
+        book.set_order(account, f"O{number}", OrderRow(code, effect, symbol, is_buy, 1.1, lots, -0.25))
+    by_book = Valuer(book).value(NOW_MS, OPEN)
+
+    accounts, flat = book.accounts.copy(), book.orders.copy()
+    for name in ("first", "capacity", "n_executed", "n_legs", "fees_usd", "fold_code", "culprit"):
+        accounts[name] = 0
+    flat["next"] = flat["prev"] = 0
+    legs = fold_all(accounts, flat, book.instruments, net_orders=rules.nets_orders)
+    assert len(legs) == accounts["n_legs"].sum() == accounts["capacity"].sum()
+    rates, figures = np.zeros(2 * len(book.instruments), layout.LEG_RATE), np.zeros(5, layout.FIGURES)
+    sides = {RateSide.ASK: ConversionSide.CONVERT_ASK, RateSide.SIDE: ConversionSide.CONVERT_WORSE}
+    price_legs(book.instruments, book.quotes, sides[side], rates)
+    value_accounts(accounts, legs, rates, book.instruments, figures)
+    assert (figures["state"] == by_book["state"]).all()
+    assert (figures["code"] == by_book["code"]).all()
+    known = figures["state"] != LadderState.STATE_UNKNOWN
+    for name in ("equity", "used_margin_executed", "used_margin_all"):
+        np.testing.assert_allclose(figures[name][known], by_book[name][known], rtol=1e-12, atol=1e-9)
+
+
+def test_buffers_are_kept_until_the_book_grows() -> None:
+    book = book_of([buy()], [buy("EURGBP")])
+    valuer = Valuer(book)
+    first = valuer.value(NOW_MS, OPEN)
+    before = first.copy()
+    book.set_quote(book.quote_row["EURUSD"], QuoteRow(RowCode.OK, 1.2, 1.2001, NOW_MS))
+    assert valuer.value(NOW_MS, OPEN) is first
+    assert first["equity"][0] > before["equity"][0]
+    assert first[1].tobytes() == before[1].tobytes()
+    fill_account(book, "demo:new", CONFIG, [])
+    grown = valuer.value(NOW_MS, OPEN)
+    assert grown[:2].tobytes() == first.tobytes()
+    assert grown["state"][2] == LadderState.NO_MARGIN
+
+
+def test_nothing_is_folded_when_only_quotes_move() -> None:
+    book = book_of([buy()], [buy("EURGBP")])
+    assert (book.fold(), book.fold()) == (2, 0)
+    book.set_quote(book.quote_row["EURUSD"], QuoteRow(RowCode.OK, 1.2, 1.2001, NOW_MS))
+    assert book.fold() == 0
+    book.remove_order(1, "O0")
+    assert book.fold() == 1
+
+
+def test_states_are_counted_without_the_rows_that_are_free() -> None:
+    book = book_of([buy()], [buy()], [], [buy("XAUUSD")])
+    valuer = Valuer(book)
+    expected = {LadderState.HEALTHY: 2, LadderState.NO_MARGIN: 1, LadderState.STATE_UNKNOWN: 1}
+    figures = valuer.value(NOW_MS, OPEN)
+    assert count_states(book, figures) == {state: expected.get(state, 0) for state in LadderState}
+    book.remove_account(parse_account("live:1"))
+    figures = valuer.value(NOW_MS, OPEN)
+    expected[LadderState.HEALTHY] = 1
+    assert count_states(book, figures) == {state: expected.get(state, 0) for state in LadderState}
+    assert sum(count_states(Book(ValuationRules()), np.zeros(0, layout.FIGURES)).values()) == 0
+
+
+MISSING = "instrument_missing:XAUUSD"
+
+
+def test_an_unknown_reserve_is_said_whatever_made_it_unknown() -> None:
+    faults = {
+        MISSING: [],
+        "contract_size_invalid:XAUUSD": [{**TERMS, "symbol": "XAUUSD", "contract_size": "0"}],
+        "quote_crossed:XAUUSD": [{**TERMS, "symbol": "XAUUSD", "bid": "1.2"}],
+        "conversion_rate_missing:XAUUSD": [{**TERMS, "symbol": "XAUUSD", "profit": "NOK"}],
+    }
+    for reason, instruments in faults.items():
+        for other in ([], [buy()], [buy("XAUUSD")]):
+            book = book_of([*other, queued("XAUUSD")], market=[*MARKET, *instruments])
+            figures = Valuer(book).value(NOW_MS, OPEN)
+            assert reasons(book, figures, 0) == [reason]
+            assert calc_status(figures[0]) == "degraded"
+            if other != [buy("XAUUSD")]:
+                assert figures["code"][0] == RowCode.OK
+                assert figures["state"][0] == (LadderState.HEALTHY if other else LadderState.NO_MARGIN)
+                assert np.isnan(figures["used_margin_all"][0])
+
+
+def test_a_closed_market_does_not_hide_an_unknown_reserve() -> None:
+    book = book_of([buy(), queued("XAUUSD")])
+    figures = Valuer(book).value(NOW_MS, CLOSED)
+    assert figures["code"][0] == RowCode.MARKET_CLOSED
+    assert calc_status(figures[0]) == "degraded"
+    assert reasons(book, figures, 0) == [MISSING]
+
+
+def test_reasons_name_each_thing_once_in_a_stable_order() -> None:
+    bad = [buy("XAUUSD"), buy("XAUUSD"), buy("EURNOK"), buy(order_price="0"), buy(swap="x")]
+    book = book_of(bad, list(reversed(bad)), [buy()])
+    figures = Valuer(book).value(NOW_MS, OPEN)
+    assert reasons(book, figures, 0) == [
+        "instrument_missing:EURNOK",
+        MISSING,
+        "order_price_invalid:O3",
+        "order_swap_invalid:O4",
+    ]
+    assert reasons(book, figures, 1) == [
+        "instrument_missing:EURNOK",
+        MISSING,
+        "order_price_invalid:O1",
+        "order_swap_invalid:O0",
+    ]
+    assert reasons(book, figures, 2) == []
+
+
+def test_an_account_that_cannot_be_read_gives_its_own_reason_only() -> None:
+    book = book_of([])
+    row = fill_account(book, "live:9", {**CONFIG, "leverage": "0"}, [buy("XAUUSD")])
+    figures = Valuer(book).value(NOW_MS, OPEN)
+    assert calc_status(figures[row]) == "error"
+    assert reasons(book, figures, row) == ["leverage_invalid"]
+
+
+def test_crypto_goes_on_while_other_markets_are_closed() -> None:
+    book = book_of([buy("BTCUSD")], [buy("EURUSD")], [buy("BTCUSD"), buy("EURUSD")])
+    only_crypto = np.array([0, 0, 0, 0, 1], np.uint8)
+    figures = Valuer(book).value(NOW_MS, only_crypto)
+    assert figures["code"].tolist() == [RowCode.OK, RowCode.MARKET_CLOSED, RowCode.MARKET_CLOSED]
+    stale = Valuer(book).value(NOW_MS + 30_001, only_crypto)
+    assert stale["code"].tolist() == [RowCode.QUOTE_STALE, RowCode.MARKET_CLOSED, RowCode.QUOTE_STALE]
+
+
+def test_sides_that_cancel_use_no_margin_however_their_lots_add_up() -> None:
+    """0.1 + 0.2 is not 0.3 in doubles: what is left of it is no position, and no level can be critical on it."""
+    lots = [("BUY", "0.1"), ("BUY", "0.2"), ("SELL", "0.3")]
+    orders = [buy("EURUSD", order_type=side, order_quantity=quantity) for side, quantity in lots]
+    market = [{**TERMS, "symbol": "EURUSD", "contract_size": "1"}]
+    for hedging in ("net", 0):
+        book = book_of(market=market, rules=ValuationRules(hedging=Hedging.parse(hedging)))
+        row = fill_account(book, "live:1", {"wallet_balance": "-5", "leverage": "100"}, orders)
+        figures = Valuer(book).value(NOW_MS, OPEN)
+        assert figures["used_margin_executed"][row] == figures["margin_level_pct"][row] == 0.0
+        assert figures["state"][row] == LadderState.NO_MARGIN
