@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copyrisk import fields
-from copyrisk._core import RowCode
+from copyrisk import fields, layout
+from copyrisk._core import OrderEffect, RowCode
+from copyrisk.errors import reason_name
+from copyrisk.risk import calc_status
 from tests.books import NOW_MS, reply, value_one
 
 ERROR = Exception("WRONGTYPE Operation against a key holding the wrong kind of value")
@@ -183,3 +185,198 @@ def test_written_figures_keep_their_order(one: float, two: float) -> None:
     assert float(fields.usd_text(low)) <= float(fields.usd_text(high))
     assert float(fields.exact_text(low)) <= float(fields.exact_text(high))
     assert np.sign(float(fields.usd_text(low))) in (0.0, np.sign(low))
+
+
+@pytest.mark.parametrize("good", ["0", "-1", "1.5", "00.10", "999999999999999999.999999999999999999"])
+def test_plain_decimals_are_read(good: str) -> None:
+    assert fields.decimal_of(good.encode()) == float(good)
+
+
+BAD_NUMBERS = [
+    "",
+    " 1",
+    "1 ",
+    "+1",
+    ".5",
+    "5.",
+    "nan",
+    "inf",
+    "-inf",
+    "1e5",
+    "1_000",
+    "1,5",
+    "0x10",
+    "1\n",
+    "٣",
+    "--1",
+    "1" * 19,
+]
+
+
+@pytest.mark.parametrize("bad", [*(text.encode() for text in BAD_NUMBERS), b"\xff", b"1" * 1_000_000, None])
+def test_anything_else_is_no_number(bad: bytes | None) -> None:
+    assert math.isnan(fields.decimal_of(bad))
+
+
+GOOD_CONFIG = {
+    "wallet_balance": "100",
+    "leverage": "30",
+    "group": "VIP",
+    "auto_cutoff_level": "60",
+    "auto_liquidation_level": "20",
+}
+GOOD_ORDER = {
+    "symbol": "EURUSD", "order_type": "BUY", "order_status": "OPEN", "execution_status": "EXECUTED",
+    "order_price": "1.1", "order_quantity": "0.5", "swap": "-1", "commission": "2",
+}  # fmt: skip
+CRYPTO_TERMS = {"contract_size": "100000", "profit": "JPY", "type": "4", "crypto_margin_factor": "2"}
+
+
+def account_row(**changes: Any) -> fields.AccountRow:
+    return fields.decode_account(reply(fields.ACCOUNT_FIELDS, {**GOOD_CONFIG, **changes}))
+
+
+def order_row(**changes: Any) -> fields.OrderRow:
+    return fields.decode_order(reply(fields.ORDER_FIELDS, {**GOOD_ORDER, **changes}))
+
+
+def terms_row(**changes: Any) -> fields.InstrumentRow:
+    return fields.decode_instrument(reply(fields.INSTRUMENT_FIELDS, {**CRYPTO_TERMS, **changes}))
+
+
+def test_good_rows_are_read() -> None:
+    assert account_row() == (RowCode.OK, 100.0, 30.0, "VIP", 60.0, 20.0, True)
+    assert order_row() == (RowCode.OK, OrderEffect.EXECUTED, "EURUSD", True, 1.1, 0.5, -3.0)
+    assert terms_row() == (RowCode.OK, 100_000.0, "JPY", 4, 2.0)
+    assert account_row(group=None).group == "Standard"
+    assert order_row(swap=None, commission=None).fees_usd == 0.0
+    assert terms_row(type="1", crypto_margin_factor=None).crypto_margin_factor == 1.0
+
+
+def test_bad_rows_say_what_is_bad() -> None:
+    assert account_row(wallet_balance=None).code == RowCode.WALLET_BALANCE_INVALID
+    assert account_row(leverage="0").code == RowCode.LEVERAGE_INVALID
+    assert account_row(group="a}b").code == RowCode.GROUP_INVALID
+    assert order_row(order_status="X").code == RowCode.ORDER_STATUS_INVALID
+    assert order_row(symbol="eur").code == RowCode.ORDER_SYMBOL_INVALID
+    assert order_row(order_type=None).code == RowCode.ORDER_TYPE_INVALID
+    assert order_row(order_price=None).code == RowCode.ORDER_PRICE_INVALID
+    assert order_row(order_quantity="0").code == RowCode.ORDER_QUANTITY_INVALID
+    assert order_row(swap="x").code == RowCode.ORDER_SWAP_INVALID
+    assert order_row(commission="1e1").code == RowCode.ORDER_COMMISSION_INVALID
+    assert terms_row(contract_size="0").code == RowCode.CONTRACT_SIZE_INVALID
+    assert terms_row(profit="jpy").code == RowCode.PROFIT_CURRENCY_INVALID
+    assert terms_row(type="5").code == RowCode.INSTRUMENT_TYPE_INVALID
+    assert terms_row(crypto_margin_factor=None).code == RowCode.CRYPTO_MARGIN_FACTOR_INVALID
+
+
+def test_hashes_that_are_not_there_or_not_hashes_say_so() -> None:
+    decoders: list[tuple[Any, Any, RowCode, RowCode]] = [
+        (fields.decode_account, fields.ACCOUNT_FIELDS, RowCode.ACCOUNT_MISSING, RowCode.ACCOUNT_UNREADABLE),
+        (fields.decode_order, fields.ORDER_FIELDS, RowCode.ORDER_MISSING, RowCode.ORDER_UNREADABLE),
+        (fields.decode_instrument, fields.INSTRUMENT_FIELDS, RowCode.INSTRUMENT_MISSING, RowCode.INSTRUMENT_UNREADABLE),
+    ]
+    for decode, names, missing, unreadable in decoders:
+        assert decode([None] * len(names)).code == missing
+        assert decode(Exception("WRONGTYPE")).code == unreadable
+    assert fields.decode_quote(Exception("WRONGTYPE")).code == RowCode.QUOTE_UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("warning", "critical", "read", "valid"),
+    [
+        ("60", "20", (60.0, 20.0), True),
+        (None, None, (None, None), True),
+        ("x", "20", (None, 20.0), False),
+        ("60", "-1", (60.0, None), False),
+        ("20", "60", (20.0, 60.0), True),  # whether they are in order is for the book, which knows the defaults
+    ],
+)
+def test_thresholds_that_make_no_sense_give_way_to_the_default(
+    warning: Any, critical: Any, read: tuple[Any, Any], valid: bool
+) -> None:
+    row = account_row(auto_cutoff_level=warning, auto_liquidation_level=critical)
+    assert (row.code, (row.warning_level_pct, row.critical_level_pct), row.levels_valid) == (RowCode.OK, read, valid)
+
+
+@pytest.mark.parametrize(
+    ("status", "execution", "effect"),
+    [
+        ("OPEN", "EXECUTED", OrderEffect.EXECUTED),
+        ("MODIFY", "EXECUTED", OrderEffect.EXECUTED),
+        ("OPEN", None, OrderEffect.EXECUTED),
+        (None, "EXECUTED", OrderEffect.EXECUTED),
+        ("OPEN", "QUEUED", OrderEffect.RESERVED),
+        ("OPEN", "PENDING", OrderEffect.RESERVED),
+        ("QUEUED", "QUEUED", OrderEffect.RESERVED),
+        ("QUEUED", None, OrderEffect.RESERVED),
+        ("PENDING", "PENDING", OrderEffect.IDLE),
+        ("PENDING-QUEUED", None, OrderEffect.IDLE),
+        ("PENDING-CANCEL", None, OrderEffect.IDLE),
+        ("CLOSED", "CLOSED", OrderEffect.IDLE),
+        ("CANCELLED", None, OrderEffect.IDLE),
+        ("REJECTED", "REJECTED", OrderEffect.IDLE),
+        ("SKIPPED", None, OrderEffect.IDLE),
+        (None, "CLOSED", OrderEffect.IDLE),
+        ("OPEN", "REJECTED", OrderEffect.EFFECT_UNKNOWN),
+        ("OPEN", "CLOSED", OrderEffect.EFFECT_UNKNOWN),
+        (None, None, OrderEffect.EFFECT_UNKNOWN),
+        ("open", "EXECUTED", OrderEffect.EFFECT_UNKNOWN),
+    ],
+)
+def test_what_an_order_does_to_its_account(status: str | None, execution: str | None, effect: OrderEffect) -> None:
+    def encoded(text: str | None) -> bytes | None:
+        return None if text is None else text.encode()
+
+    assert fields.order_effect(encoded(status), encoded(execution)) == effect
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8957.2, "8957.2"),
+        (500.0, "500.0"),
+        (12.0817, "12.08"),
+        (-0.001, "0.0"),
+        (0.125, "0.12"),
+        (1e12, "1000000000000.0"),
+        (2.675, "2.67"),
+    ],
+)
+def test_figures_are_written_with_two_decimals(value: float, text: str) -> None:
+    assert fields.usd_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1 + 0.2, "0.3"),
+        (1084.285548, "1084.285548"),
+        (500.0, "500.0"),
+        (0.0, "0.0"),
+        (1e-7, "0.0000001"),
+        (1e12, "1000000000000.0"),
+    ],
+)
+def test_unrounded_figures_are_plain_decimals(value: float, text: str) -> None:
+    assert fields.exact_text(value) == text
+
+
+@given(st.floats(-1e13, 1e13))
+def test_written_figures_obey_the_number_grammar(value: float) -> None:
+    assert abs(fields.decimal_of(fields.usd_text(value).encode()) - value) <= 0.005 + abs(value) * 1e-15
+    assert fields.decimal_of(fields.exact_text(value).encode()) == pytest.approx(value, rel=1e-14, abs=1e-14)
+
+
+def test_every_code_has_a_word_and_a_status() -> None:
+    assert {reason_name(code) for code in RowCode} == {code.name.lower() for code in RowCode}
+    figure = np.zeros((), layout.FIGURES)
+
+    def status(code: int) -> str:
+        figure["code"] = code
+        return calc_status(figure).value
+
+    assert status(RowCode.UNKNOWN) == "error"
+    assert status(RowCode.QUOTE_STALE) == status(RowCode.ORDER_MISSING) == "degraded"
+    assert status(RowCode.LEVERAGE_INVALID) == status(RowCode.ACCOUNT_MISSING) == "error"
+    assert status(RowCode.OK) == status(RowCode.MARKET_CLOSED) == "ok"

@@ -46,3 +46,24 @@ def test_an_unknown_type_has_no_flow(kind: str) -> None:
     for setting in ("rock", "barclays", None):
         with pytest.raises(UnsupportedFlow):
             select_flow(kind, setting)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("demo", ("local", "local", "local", "local")),
+        ("live", ("local", "provider", None, None)),
+        ("strategy_provider", ("local", "provider", "provider", "provider")),
+        ("copy_follower", ("local", "provider", "provider", "provider")),
+    ],
+)
+def test_the_flow_table_of_the_contract(kind: str, expected: tuple[str | None, ...]) -> None:
+    for setting, flow in zip((" Rock ", "BARCLAYS", None, "else"), expected, strict=True):
+        if flow is None:
+            with pytest.raises(UnsupportedFlow) as refusal:
+                select_flow(kind, setting)
+            assert refusal.value.code == "unsupported_flow"
+        else:
+            assert select_flow(kind, setting) == flow
+    with pytest.raises(UnsupportedFlow):
+        select_flow("admin", "rock")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copyrisk.hours import MarketHours
+from copyrisk.hours import MarketHours, minute_of_week
 
 HOURS = MarketHours()
 NEW_YORK = ZoneInfo("America/New_York")
@@ -64,3 +64,44 @@ def test_another_week_in_another_zone(now_ms: int, zone: str) -> None:
     minute = local.hour * 60 + local.minute
     inside = {0: minute >= 510, 4: minute < 1080}.get(local.weekday(), local.weekday() < 5)
     assert hours.is_open(1, now_ms) == inside
+
+
+def at(text: str, zone: str = "America/New_York") -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp() * 1000)
+
+
+@pytest.mark.parametrize(
+    ("when", "is_open"),
+    [
+        ("2026-01-09T16:59:59", True),
+        ("2026-01-09T17:00:00", False),
+        ("2026-01-10T12:00:00", False),
+        ("2026-01-11T16:59:59", False),
+        ("2026-01-11T17:00:00", True),
+        ("2026-01-14T03:00:00", True),
+    ],
+)
+def test_the_week_of_new_york(when: str, is_open: bool) -> None:
+    hours = MarketHours()
+    assert [bool(flag) for flag in hours.open_by_type(at(when))] == [is_open] * 4 + [True]
+    assert MarketHours(always_open=True).open_by_type(at(when)).all()
+
+
+def test_the_week_follows_daylight_saving() -> None:
+    def opening_hour(day: str) -> int:
+        return next(hour for hour in range(24) if MarketHours().is_open(1, at(f"{day}T{hour:02d}:30:00", "UTC")))
+
+    assert (opening_hour("2026-03-01"), opening_hour("2026-03-08")) == (22, 21)
+    assert (opening_hour("2026-10-25"), opening_hour("2026-11-01")) == (21, 22)
+
+
+def test_a_week_that_opens_and_closes_on_the_same_side_of_monday() -> None:
+    hours = MarketHours(timezone="UTC", week_open="Mon 08:00", week_close="Fri 18:00")
+    assert hours.is_open(1, int(datetime(2026, 1, 5, 8, tzinfo=UTC).timestamp() * 1000))
+    assert not hours.is_open(1, int(datetime(2026, 1, 4, 23, tzinfo=UTC).timestamp() * 1000))
+
+
+@pytest.mark.parametrize("bad", ["", "Sun", "Sun 5:00", "Sun 24:00", "Sun 10:60", "Sunday 10:00", "Sun 10.00"])
+def test_times_of_the_week_are_checked(bad: str) -> None:
+    with pytest.raises(ValueError, match="not a time"):
+        minute_of_week(bad)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from copyrisk import keys
 from copyrisk.errors import InvalidId
-from copyrisk.terms import AccountType
+from copyrisk.terms import ACCOUNT_TABLES, AccountType
 
 #: The four patterns of the contract, spelled once more; each must cover the whole id.
 GRAMMAR: dict[Callable[[str], str], str] = {
@@ -100,3 +100,85 @@ def test_keys_that_are_not_quite_an_accounts_are_refused(key: bytes) -> None:
 def test_what_the_project_adds_is_its_own() -> None:
     assert keys.TICK == "copyrisk:tick"
     assert (keys.CONFIG_PATTERN, keys.ORDERS_INDEX_PATTERN) == ("user:{*}:config", "user_orders_index:{*}")
+
+
+ACCOUNT = keys.account("copy_follower", "F-1_a")
+
+
+def test_keys_are_those_of_the_contract() -> None:
+    assert keys.config(ACCOUNT) == "user:{copy_follower:F-1_a}:config"
+    assert keys.holding(ACCOUNT, "O9") == "user_holdings:{copy_follower:F-1_a}:O9"
+    assert keys.orders_index(ACCOUNT) == "user_orders_index:{copy_follower:F-1_a}"
+    assert keys.portfolio(ACCOUNT) == "user_portfolio:{copy_follower:F-1_a}"
+    assert keys.symbol_holders("EURUSD", AccountType.LIVE) == "symbol_holders:EURUSD:live"
+    assert keys.market("XAUUSD") == "market:XAUUSD"
+    assert keys.group("Standard", "EURUSD") == "groups:{Standard}:EURUSD"
+    assert keys.order_data("O9") == "order_data:O9"
+    assert keys.order_triggers("O9") == "order_triggers:O9"
+    assert keys.active_followers("M1") == "copy_master_followers:M1:active"
+    assert keys.provider_of("F1") == "copy_follower_master:F1:provider_id"
+    channels = (keys.MARKET_PRICE_UPDATES, keys.PORTFOLIO_UPDATES, keys.PORTFOLIO_FORCE_RECALC)
+    assert channels == ("market_price_updates", "portfolio_updates", "portfolio_force_recalc")
+    assert keys.TICK.startswith("copyrisk:")
+    assert keys.STANDARD_GROUP == "Standard"
+
+
+def test_account_types_and_tables_are_those_of_the_contract() -> None:
+    assert {kind.value: table for kind, table in ACCOUNT_TABLES.items()} == {
+        "live": "live_users",
+        "demo": "demo_users",
+        "strategy_provider": "strategy_provider_accounts",
+        "copy_follower": "copy_follower_accounts",
+    }
+
+
+BAD_IDS = ["", "a b", "a{b", "a}b", "a\n", "\n", "a:b", "ä", "١", "a" * 65, "a\x00", "*", "../x"]
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+def test_ids_outside_the_grammar_build_no_key(bad: str) -> None:
+    for check in (keys.check_account_id, keys.check_order_id):
+        with pytest.raises(InvalidId):
+            check(bad)
+    with pytest.raises(InvalidId):
+        keys.account("live", bad)
+
+
+@pytest.mark.parametrize("bad", ["", "eurusd", ".EUR", "EUR USD", "EUR{", "E" * 33, "EURUSD\n", "ÉUR"])
+def test_symbols_outside_the_grammar_are_refused(bad: str) -> None:
+    with pytest.raises(InvalidId):
+        keys.check_symbol(bad)
+
+
+@pytest.mark.parametrize("bad", ["", " VIP", "V}P", "-x", "V" * 33, "VIP\n"])
+def test_groups_outside_the_grammar_are_refused(bad: str) -> None:
+    with pytest.raises(InvalidId):
+        keys.check_group(bad)
+
+
+@pytest.mark.parametrize("bad", ["admin", "LIVE", "live ", "", "live\n"])
+def test_other_account_types_are_refused_by_name(bad: str) -> None:
+    with pytest.raises(InvalidId) as refusal:
+        keys.account(bad, "1")
+    assert refusal.value.code == "invalid_user_type"
+
+
+def test_limits_of_the_grammar_are_inside_it() -> None:
+    assert keys.check_account_id("a" * 64) and keys.check_symbol("A" + "#" * 31) and keys.check_group("A" * 32)
+
+
+@given(st.sampled_from(AccountType), st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True))
+def test_an_account_survives_its_keys(kind: AccountType, user_id: str) -> None:
+    account = keys.account(kind.value, user_id)
+    assert keys.account_of_key(keys.config(account).encode()) == account
+    assert keys.account_of_key(keys.orders_index(account).encode()) == account
+    assert keys.parse_account(str(account)) == account
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b"user:{live:1}:configs", b"user:{live:1}x}:config", b"user:live:1:config", b"user:{live}:config", b"\xff", b""],
+)
+def test_what_only_looks_like_an_account_key_is_refused(key: bytes) -> None:
+    with pytest.raises(InvalidId):
+        keys.account_of_key(key)

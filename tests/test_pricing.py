@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copyrisk.pricing import Spread, closing_price, execution_price, net_profit_usd, profit
+from copyrisk.terms import Hedging
 
 prices = st.decimals("0.00001", "100000", places=5)
 lots = st.decimals("0.01", "1000", places=2)
@@ -75,3 +76,17 @@ def test_commissions_are_taken_and_swap_is_added_before_the_one_rounding() -> No
         profit_usd=Decimal("-15"), commission_entry=Decimal("3.5"), commission_exit=Decimal("3.25"), swap=Decimal("-1")
     )
     assert found == Decimal("-22.75")
+
+
+@given(*[st.decimals(-(10**6), 10**6, places=4) for _ in range(4)])
+def test_net_profit_is_rounded_half_up_once(profit: Decimal, entry: Decimal, exit_: Decimal, swap: Decimal) -> None:
+    booked = net_profit_usd(profit_usd=profit, commission_entry=entry, commission_exit=exit_, swap=swap)
+    exact = Fraction(profit) - Fraction(entry) - Fraction(exit_) + Fraction(swap)
+    half_up = abs(exact) * 100 + Fraction(1, 2)
+    assert abs(booked) == Decimal(half_up.numerator // half_up.denominator) / 100
+
+
+@pytest.mark.parametrize("bad", ["most", "50%", -1, 101, float("nan"), True])
+def test_hedging_rules_are_checked(bad: Any) -> None:
+    with pytest.raises(ValueError, match="hedging must be"):
+        Hedging.parse(bad)
