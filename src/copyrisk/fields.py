@@ -251,7 +251,10 @@ def decode_instrument(reply: Reply) -> InstrumentRow:
 
 
 def usd_text(value: float) -> str:
-    """A figure as it is written: two decimals, correctly rounded, without a needless second zero (`500.0`)."""
+    """A figure as it is written: two decimals, correctly rounded, without a needless second zero (`500.0`).
+
+    `_wire` writes nearly all figures, to the same text; this and `exact_text` write those that it leaves to its caller.
+    """
     text = f"{value:.2f}"
     if text.endswith("0"):
         text = text[:-1]
