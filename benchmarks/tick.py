@@ -31,7 +31,7 @@ def _ticks(accounts: int, ticks: int) -> Iterator[Figure]:
         client = connect(server.url, connect_timeout_ms=1000, reply_timeout_ms=10_000)
         feed, pipe = SyntheticFeed(), Pipe(client)
         seed(pipe, accounts, feed.first())
-        engine = Engine(Pipe(client), Book(ValuationRules()), MarketHours(always_open=True), 10)
+        engine = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 10)
         steps, times_ms = feed.steps(), []
         for report in engine.run(threading.Event(), ticks=1 + ticks):
             if report.skipped or report.accounts != accounts or report.states[LadderState.STATE_UNKNOWN]:

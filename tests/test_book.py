@@ -11,14 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from copyrisk import book as book_module
 from copyrisk import keys
 from copyrisk._core import OrderEffect, RowCode
-from copyrisk.book import Book, InstrumentKey
-from copyrisk.fields import AccountRow, InstrumentRow, OrderRow, QuoteRow
+from copyrisk.market import InstrumentKey
 from copyrisk.risk import Valuer, calc_status, count_states, reasons
 from copyrisk.rules import ValuationRules
 from copyrisk.terms import MarginPrice, RateSide
-from tests.books import NOW_MS, fill_account, fill_market, value_one
+from tests.books import NOW_MS, PlainBook, figures_of, fill_account, fill_market, value_one
+from tests.decoders import AccountRow, InstrumentRow, OrderRow, QuoteRow
 
-OPEN = np.ones(5, np.uint8)
 SYMBOLS = ("EURUSD", "EURGBP", "XAUUSD")
 PAIRS = ("GBPUSD", "USDGBP")
 GROUPS = ("Standard", "VIP")
@@ -50,7 +49,7 @@ class Changes(RuleBasedStateMachine):
     @initialize(side=st.sampled_from([RateSide.ASK, RateSide.SIDE]), price=st.sampled_from(MarginPrice))
     def market(self, side: RateSide, price: MarginPrice) -> None:
         self.chosen = ValuationRules(rate_side=side, margin_price=price)
-        self.book = Book(self.chosen)
+        self.book = PlainBook(self.chosen)
         self.valuer = Valuer(self.book)
         for symbol in SYMBOLS:
             self.change_terms("Standard", symbol, 100.0, "GBP" if symbol == "EURGBP" else "USD", RowCode.OK)
@@ -71,7 +70,7 @@ class Changes(RuleBasedStateMachine):
         if code == RowCode.OK:
             terms = InstrumentRow(code, size, profit, 1)
         self.terms[key] = terms
-        self.book.set_instrument(self.book.ensure_instrument(key), terms)
+        self.book.set_instrument(self.book.market.ensure_instrument(key), terms)
 
     @rule(
         symbol=st.sampled_from((*SYMBOLS, *PAIRS)),
@@ -80,7 +79,7 @@ class Changes(RuleBasedStateMachine):
     )
     def change_quote(self, symbol: str, bid: float, code: RowCode) -> None:
         self.quotes[symbol] = QuoteRow(code, bid, bid * 1.01, NOW_MS) if code == RowCode.OK else QuoteRow(code)
-        self.book.set_quote(self.book.ensure_quote(symbol), self.quotes[symbol])
+        self.book.set_quote(self.book.market.ensure_quote(symbol), self.quotes[symbol])
 
     @rule(name=names, balance=cents, group=st.sampled_from(GROUPS), code=st.sampled_from([1, 1, 1, 1, 72]))
     def set_account(self, name: str, balance: float, group: str, code: int) -> None:
@@ -110,25 +109,25 @@ class Changes(RuleBasedStateMachine):
         for order_id in ids if name in self.configs else ():
             order = OrderRow(code, effect, symbol, is_buy, 1.25, lots, -0.5)
             self.held[name][order_id] = order
-            self.book.set_order(self.book.account_row[keys.parse_account(name)], order_id, order)
+            self.book.set_order(self.book.row_of(keys.parse_account(name)), order_id, order)
 
     @rule(name=names, order_id=order_ids)
     def remove_order(self, name: str, order_id: str) -> None:
         if name in self.configs and order_id in self.held[name]:
             del self.held[name][order_id]
-            self.book.remove_order(self.book.account_row[keys.parse_account(name)], order_id)
+            self.book.remove_order(self.book.row_of(keys.parse_account(name)), order_id)
 
     @rule(name=names)
     def remove_all_orders(self, name: str) -> None:
         for order_id in list(self.held.get(name, {})):
             self.remove_order(name, order_id)
 
-    def from_scratch(self) -> Book:
-        fresh = Book(self.chosen)
+    def from_scratch(self) -> PlainBook:
+        fresh = PlainBook(self.chosen)
         for key, terms in self.terms.items():
-            fresh.set_instrument(fresh.ensure_instrument(key), terms)
+            fresh.set_instrument(fresh.market.ensure_instrument(key), terms)
         for symbol, quote in self.quotes.items():
-            fresh.set_quote(fresh.ensure_quote(symbol), quote)
+            fresh.set_quote(fresh.market.ensure_quote(symbol), quote)
         for name, config in self.configs.items():
             row = fresh.ensure_account(keys.parse_account(name))
             fresh.set_account(row, config)
@@ -141,16 +140,17 @@ class Changes(RuleBasedStateMachine):
         if not self.quotes:
             return
         fresh = self.from_scratch()
-        found, wanted = self.valuer.value(NOW_MS, OPEN), Valuer(fresh).value(NOW_MS, OPEN)
-        assert set(map(str, self.book.account_row)) == set(self.configs)
-        for account, row in fresh.account_row.items():
-            ours, theirs = found[self.book.account_row[account]], wanted[row]
+        found, wanted = figures_of(self.valuer), figures_of(Valuer(fresh))
+        rows = self.book.accounts_held()
+        assert set(rows) == set(self.configs)
+        for account, row in fresh.accounts_held().items():
+            ours, theirs = found[rows[account]], wanted[row]
             assert (ours["state"], ours["code"]) == (theirs["state"], theirs["code"])
-            assert reasons(self.book, found, self.book.account_row[account]) == reasons(fresh, wanted, row)
+            assert reasons(self.book, found, rows[account]) == reasons(fresh, wanted, row)
             if ours["state"]:
                 for figure in ("equity", "used_margin_executed", "used_margin_all"):
                     np.testing.assert_allclose(ours[figure], theirs[figure], rtol=1e-12, atol=1e-9)
-        free = set(range(len(self.book.accounts))) - set(self.book.account_of)
+        free = set(range(len(self.book.accounts))) - set(rows.values())
         assert all(found[row]["state"] == 0 for row in free)
 
     @invariant()
@@ -176,14 +176,14 @@ def buy(lots: str = "0.1") -> dict[str, str]:
 
 def test_segments_that_grow_leave_holes_that_are_laid_out_anew(monkeypatch: Any) -> None:
     monkeypatch.setattr(book_module, "_COMPACT_ABOVE_LEGS", 16)
-    book = Book(ValuationRules())
+    book = PlainBook(ValuationRules())
     fill_market(book, [EURUSD])
     rows = [fill_account(book, f"live:{n}", {"wallet_balance": "1000", "leverage": "100"}, []) for n in range(20)]
     valuer = Valuer(book)
     for size in range(1, 60):
         for row in rows:
             book.set_order(row, f"N{size}", OrderRow(RowCode.OK, OrderEffect.EXECUTED, "EURUSD", True, 1.1, 0.1, 0.0))
-        figures = valuer.value(NOW_MS, OPEN)
+        figures = figures_of(valuer)
         np.testing.assert_allclose(figures["used_margin_executed"][rows], size * 0.1 * 1100.1)
     # Left where they are, the holes would by now be twice as long as what is used.
     assert len(book.legs) < 2.5 * 59 * len(rows)
@@ -192,47 +192,47 @@ def test_segments_that_grow_leave_holes_that_are_laid_out_anew(monkeypatch: Any)
 def test_an_account_that_closed_everything_survives_a_new_layout(monkeypatch: Any) -> None:
     """Its segment lay behind what is left, and it needs no other."""
     monkeypatch.setattr(book_module, "_COMPACT_ABOVE_LEGS", 16)
-    book = Book(ValuationRules())
+    book = PlainBook(ValuationRules())
     fill_market(book, [EURUSD])
     config = {"wallet_balance": "1000", "leverage": "100"}
     rows = [fill_account(book, f"live:{n}", config, [buy()] * 10) for n in range(20)]
     valuer = Valuer(book)
-    valuer.value(NOW_MS, OPEN)
+    figures_of(valuer)
     for number in range(5, 19):
         book.remove_account(keys.parse_account(f"live:{number}"))
-    for order_id in list(book.orders_of[rows[19]]):
+    for order_id in list(book.orders_of(rows[19])):
         book.remove_order(rows[19], order_id)
-    figures = valuer.value(NOW_MS, OPEN)
+    figures = figures_of(valuer)
     assert len(book.legs) == 5 * 10
     np.testing.assert_allclose(figures["used_margin_executed"][rows[:5]], 10 * 110.01)
     assert figures["equity"][rows[19]] == 1000.0
 
 
 def test_an_account_whose_group_changes_trades_on_the_new_terms() -> None:
-    book = Book(ValuationRules())
+    book = PlainBook(ValuationRules())
     fill_market(book, [EURUSD])
     fill_market(book, [{**EURUSD, "contract_size": "1000"}], "VIP")
     row = fill_account(book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, [buy("1")])
-    np.testing.assert_allclose(Valuer(book).value(NOW_MS, OPEN)[row]["used_margin_executed"], 1100.1)
+    np.testing.assert_allclose(figures_of(Valuer(book))[row]["used_margin_executed"], 1100.1)
     book.set_account(row, AccountRow(RowCode.OK, 1000.0, 100.0, "VIP"))
-    np.testing.assert_allclose(Valuer(book).value(NOW_MS, OPEN)[row]["used_margin_executed"], 11.001)
+    np.testing.assert_allclose(figures_of(Valuer(book))[row]["used_margin_executed"], 11.001)
 
 
 def test_a_conversion_pair_is_checked_for_age_even_if_its_own_terms_are_missing() -> None:
-    book = Book(ValuationRules())
-    book.ensure_instrument(InstrumentKey("Standard", "GBPUSD"))  # held by somebody, but nobody has terms for it
+    book = PlainBook(ValuationRules())
+    book.market.ensure_instrument(InstrumentKey("Standard", "GBPUSD"))  # held by somebody, but nobody has terms for it
     fill_market(book, [{**EURUSD, "symbol": "EURGBP", "profit": "GBP"}])
-    book.set_quote(book.quote_row["GBPUSD"], QuoteRow(RowCode.OK, 1.25, 1.2501, NOW_MS - 60_000))
+    book.set_quote(book.market.quote_row["GBPUSD"], QuoteRow(RowCode.OK, 1.25, 1.2501, NOW_MS - 60_000))
     row = fill_account(book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, [{**buy(), "symbol": "EURGBP"}])
-    assert Valuer(book).value(NOW_MS, OPEN)[row]["code"] == RowCode.CONVERSION_RATE_MISSING
+    assert figures_of(Valuer(book))[row]["code"] == RowCode.CONVERSION_RATE_MISSING
 
 
 def test_a_queued_order_that_cannot_be_priced_does_not_hide_the_level() -> None:
     queued = {**buy(), "symbol": "XAUUSD", "order_status": "QUEUED"}
-    book = Book(ValuationRules())
+    book = PlainBook(ValuationRules())
     fill_market(book, [EURUSD, {**EURUSD, "symbol": "XAUUSD", "bid": None}])
     row = fill_account(book, "live:1", {"wallet_balance": "5", "leverage": "100"}, [buy(), queued])
-    figures = Valuer(book).value(NOW_MS, OPEN)
+    figures = figures_of(Valuer(book))
     assert figures[row]["code"] == RowCode.OK
     assert np.isnan(figures[row]["used_margin_all"])
     assert calc_status(figures[row]) == "degraded"
@@ -242,10 +242,10 @@ def test_a_queued_order_that_cannot_be_priced_does_not_hide_the_level() -> None:
 
 
 def test_reasons_are_limited_and_sorted() -> None:
-    book = Book(ValuationRules())
+    book = PlainBook(ValuationRules())
     bad = [{**buy(), "order_price": ""} for _ in range(12)]
     row = fill_account(book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, bad)
-    figures = Valuer(book).value(NOW_MS, OPEN)
+    figures = figures_of(Valuer(book))
     found = reasons(book, figures, row)
     assert len(found) == 8
     assert found == sorted(found)
@@ -278,7 +278,7 @@ def test_side_conversion_keeps_profit_and_loss_apart() -> None:
 def test_nobody_is_critical_before_a_warning_could_reach_him(
     warning: float | None, critical: float | None, stands: bool, levels: tuple[float, float]
 ) -> None:
-    book = Book(ValuationRules())
+    book = PlainBook(ValuationRules())
     row = book.ensure_account(keys.parse_account("live:1"))
     assert book.set_account(row, AccountRow(RowCode.OK, 1.0, 1.0, "Standard", warning, critical)) == stands
     assert (book.accounts[row]["warning_level_pct"], book.accounts[row]["critical_level_pct"]) == levels
@@ -286,10 +286,10 @@ def test_nobody_is_critical_before_a_warning_could_reach_him(
 
 def test_where_groups_disagree_on_a_type_the_standard_one_decides_for_all() -> None:
     def age(*loaded: tuple[str, str]) -> int:
-        book = Book(ValuationRules(quote_max_age_ms_by_type={4: 99_000}))
+        book = PlainBook(ValuationRules(quote_max_age_ms_by_type={4: 99_000}))
         for group, type_ in loaded:
             fill_market(book, [{**EURUSD, "type": type_, "crypto_margin_factor": "2"}], group)
-        return int(book.quotes[book.quote_row["EURUSD"]]["max_age_ms"])
+        return int(book.market.quotes[book.market.quote_row["EURUSD"]]["max_age_ms"])
 
     assert age(("VIP", "4")) == 99_000
     assert age(("VIP", "4"), ("Standard", "1")) == age(("Standard", "1"), ("VIP", "4")) == 30_000
@@ -297,9 +297,9 @@ def test_where_groups_disagree_on_a_type_the_standard_one_decides_for_all() -> N
 
 def test_a_reserve_beyond_all_bounds_is_unknown() -> None:
     queued = {**buy("9" * 18), "order_status": "QUEUED"}
-    book = Book(ValuationRules())
+    book = PlainBook(ValuationRules())
     fill_market(book, [EURUSD])
     row = fill_account(book, "live:1", {"wallet_balance": "1000", "leverage": "100"}, [buy(), queued])
-    figures = Valuer(book).value(NOW_MS, OPEN)
+    figures = figures_of(Valuer(book))
     assert np.isnan(figures[row]["used_margin_all"])
     assert reasons(book, figures, row) == ["figures_out_of_range"]

@@ -18,6 +18,8 @@ from copyrisk import (
     price_legs,
     value_accounts,
 )
+from copyrisk._core import moved_marks, value_rows
+from copyrisk._lists import listed_orders, relink_orders
 
 OPEN = np.ones(5, np.uint8)
 
@@ -67,7 +69,35 @@ def valid_arguments(kernel: Any) -> dict[str, Any]:
             "orders": orders,
             "instruments": instruments,
             "legs": legs,
+            "marks": np.zeros(1, np.uint64),
             "scratch": rows(layout.EXPOSURE, 1),
+        },
+        value_rows: {
+            "rows": np.zeros(1, np.int32),
+            "accounts": accounts,
+            "legs": legs,
+            "leg_rates": rates,
+            "instruments": instruments,
+            "figures": rows(layout.FIGURES, 1),
+        },
+        moved_marks: {
+            "instruments": instruments,
+            "leg_rates": rates,
+            "rates_before": rates.copy(),
+            "codes_before": np.zeros(1, np.uint8),
+        },
+        listed_orders: {
+            "account_rows": np.zeros(1, np.int32),
+            "orders": orders,
+            "order_head": np.full(1, -1, np.int32),
+        },
+        relink_orders: {
+            "account_rows": np.zeros(1, np.int32),
+            "counts": np.ones(1, np.int32),
+            "listed": np.zeros(1, np.int32),
+            "orders": orders,
+            "order_head": np.full(1, -1, np.int32),
+            "is_listed": np.zeros(1, np.uint8),
         },
         value_accounts: {
             "accounts": accounts,
@@ -102,9 +132,19 @@ def other_kinds(array: Any) -> dict[str, Any]:
     }
 
 
+KERNELS = (
+    judge_quotes,
+    price_legs,
+    fold_accounts,
+    value_accounts,
+    value_rows,
+    moved_marks,
+    listed_orders,
+    relink_orders,
+)
 ARRAYS = [
     (kernel, name)
-    for kernel in (judge_quotes, price_legs, fold_accounts, value_accounts)
+    for kernel in KERNELS
     for name, given in valid_arguments(kernel).items()
     if not isinstance(given, int)
 ]
@@ -128,6 +168,7 @@ def refuses(kernel: Any, arguments: dict[str, Any]) -> bool:
 
 
 WRITTEN = {judge_quotes: "quotes", price_legs: "leg_rates", fold_accounts: "legs", value_accounts: "figures"}
+WRITTEN |= {value_rows: "figures", relink_orders: "orders"}
 
 
 @pytest.mark.parametrize(("kernel", "name"), WRITTEN.items(), ids=lambda part: getattr(part, "__name__", part))
@@ -218,7 +259,7 @@ def test_a_segment_outside_the_legs_is_refused(first: int, n_executed: int, n_le
 def fold(accounts: Any, orders: Any, head: Any, *, legs: int = 4, scratch: int = 4, which: Any = (0,)) -> None:
     fold_accounts(
         np.array(which, np.int32), accounts, np.array(head, np.int32), orders, rows(layout.INSTRUMENT, 1),
-        rows(layout.LEG, legs), rows(layout.EXPOSURE, scratch),
+        rows(layout.LEG, legs), np.zeros(len(accounts), np.uint64), rows(layout.EXPOSURE, scratch),
     )  # fmt: skip
 
 
@@ -297,6 +338,40 @@ def test_an_order_that_is_not_judged_makes_its_account_unknown(effect: int, code
     assert accounts["fold_code"] == fold_code
     assert np.isnan(accounts["fees_usd"]) == (fold_code != RowCode.OK)
     assert accounts["culprit"] == (-1 if fold_code == RowCode.OK else 1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "value"),
+    [
+        (value_rows, "rows", np.array([1], np.int32)),
+        (value_rows, "rows", np.array([-1], np.int32)),
+        (value_rows, "figures", rows(layout.FIGURES, 2)),
+        (value_rows, "leg_rates", rows(layout.LEG_RATE, 1)),
+        (fold_accounts, "marks", np.zeros(2, np.uint64)),
+        (moved_marks, "leg_rates", rows(layout.LEG_RATE, 1)),
+        (moved_marks, "rates_before", rows(layout.LEG_RATE, 1)),
+        (listed_orders, "account_rows", np.array([1], np.int32)),
+        (listed_orders, "account_rows", np.array([-1], np.int32)),
+        (listed_orders, "order_head", np.array([1], np.int32)),
+        (relink_orders, "account_rows", np.array([1], np.int32)),
+        (relink_orders, "counts", np.array([2], np.int32)),
+        (relink_orders, "counts", np.array([-1], np.int32)),
+        (relink_orders, "listed", np.array([1], np.int32)),
+        (relink_orders, "listed", np.array([-1], np.int32)),
+        (relink_orders, "is_listed", np.zeros(2, np.uint8)),
+        (relink_orders, "order_head", np.zeros(0, np.int32)),
+    ],
+)
+def test_what_does_not_fit_is_refused(kernel: Any, name: str, value: Any) -> None:
+    with pytest.raises(ShapeError):
+        kernel(**{**valid_arguments(kernel), name: value})
+
+
+def test_a_list_that_never_ends_is_refused() -> None:
+    arguments = valid_arguments(listed_orders)
+    arguments["orders"]["next"], arguments["order_head"][0] = 0, 0
+    with pytest.raises(ShapeError):
+        listed_orders(**arguments)
 
 
 @pytest.mark.parametrize("side", [-1, 3])

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from copyrisk import layout
 from copyrisk._core import LadderState, RowCode, value_accounts
-from copyrisk.book import Book
 from copyrisk.risk import Valuer
-from tests.books import NOW_MS, fill_account, fill_market, rules_of
+from tests.books import PlainBook, figures_of, fill_account, fill_market, rules_of
 
 
 def state_at(equity: float, used: float, warning: float = 50.0, critical: float = 10.0) -> LadderState:
@@ -66,11 +65,11 @@ def test_thresholds_are_exact_to_the_cent(lots_cents: int, leverage: int, level:
     order = {"symbol": "EURUSD", "order_type": "BUY", "order_price": "1", "order_quantity": f"{lots_cents / 100:.2f}"}
 
     def state_of(equity: Fraction) -> int:
-        book = Book(rules_of({"warning_level_pct": float(level), "critical_level_pct": 0.0}))
+        book = PlainBook(rules_of({"warning_level_pct": float(level), "critical_level_pct": 0.0}))
         fill_market(book, [instrument])
         config = {"wallet_balance": f"{float(equity):.2f}", "leverage": str(leverage)}
         row = fill_account(book, "live:1", config, [order])
-        return int(Valuer(book).value(NOW_MS, np.ones(5, np.uint8))[row]["state"])
+        return int(figures_of(Valuer(book))[row]["state"])
 
     assert state_of(above) == LadderState.HEALTHY
     if balance * 100 == cents:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from copyrisk import fields, keys
 from copyrisk._core import LadderState, RowCode
-from copyrisk.book import Book, InstrumentKey
 from copyrisk.errors import is_known
+from copyrisk.market import InstrumentKey
 from copyrisk.risk import Valuer
 from tests import twin
-from tests.books import NOW_MS, rules_of
+from tests.books import NOW_MS, PlainBook, read, rules_of
 from tests.twin import UNREADABLE, Market
 
 GROUPS = ("Standard", "VIP 1")
@@ -162,35 +162,38 @@ def books(draw: st.DrawFn, max_accounts: int = 5) -> tuple[list[Any], Market]:
     return held, market
 
 
-def answer(names: Sequence[str], raw: Any) -> Any:
+def answer(raw: Any) -> Any:
     """What a server answers for a hash: its values, nothing, or an error."""
-    if raw == UNREADABLE:
-        return Exception("WRONGTYPE")
-    given: Mapping[str, Any] = raw or {}
-    return [None if given.get(name) is None else given[name].encode() for name in names]
+    return Exception("WRONGTYPE") if raw == UNREADABLE else raw or {}
 
 
-def build(named: Sequence[tuple[str, Any]], market: Market) -> Book:
+def build(named: Sequence[tuple[str, Any]], market: Market) -> PlainBook:
     chosen = {name: getattr(market, name) for name in ("rate_side", "margin_price", "hedging")}
-    book = Book(rules_of({**chosen, "quote_max_age_ms": market.max_age_ms}))
+    book = PlainBook(rules_of({**chosen, "quote_max_age_ms": market.max_age_ms}))
+    names = book.names
     for (group, symbol), terms in market.terms.items():
-        row = book.ensure_instrument(InstrumentKey(group, symbol))
-        book.set_instrument(row, fields.decode_instrument(answer(fields.INSTRUMENT_FIELDS, terms)))
-    for symbol, row in book.quote_row.items():
-        book.set_quote(row, fields.decode_quote(answer(fields.QUOTE_FIELDS, market.quotes.get(symbol))))
+        row = book.market.ensure_instrument(InstrumentKey(group, symbol))
+        judged = fields.judge_instruments(read(fields.INSTRUMENT_COLUMNS, names, [answer(terms)]), names)
+        book.market.set_instrument(row, judged[0])
+    for symbol, row in book.market.quote_row.items():
+        quotes = read(fields.QUOTE_COLUMNS, names, [answer(market.quotes.get(symbol))])
+        book.market.set_quotes(row, fields.judge_quotes_read(quotes))
     for name, (config, held) in named:
         row = book.ensure_account(keys.parse_account(name))
-        book.set_account(row, fields.decode_account(answer(fields.ACCOUNT_FIELDS, config)))
-        for number, order in enumerate(held):
-            book.set_order(row, f"O{number}", fields.decode_order(answer(fields.ORDER_FIELDS, order)))
+        configs = fields.judge_accounts(read(fields.ACCOUNT_COLUMNS, names, [answer(config)]), names)
+        book.set_accounts(np.array([row], np.int32), configs)
+        _, new = book.hold(row, [f"O{number}" for number in range(len(held))])
+        orders = read(fields.ORDER_COLUMNS, names, [answer(order) for order in held])
+        book.set_orders(new, fields.judge_orders(orders, names))
     return book
 
 
 def figures_of(named: Sequence[tuple[str, Any]], market: Market) -> dict[str, Any]:
     book = build(named, market)
     is_open = np.array([market.five_day_open] * 4 + [True], np.uint8)
-    figures = Valuer(book).value(market.now_ms, is_open)
-    return {str(account): figures[row] for row, account in book.account_of.items()}
+    valuer = Valuer(book)
+    valuer.value(market.now_ms, is_open)
+    return {account: valuer.figures[row] for account, row in book.accounts_held().items()}
 
 
 def numbered(held: Sequence[Any]) -> list[tuple[str, Any]]:

@@ -33,7 +33,8 @@ def pipe_to(server: Any) -> Pipe:
 @pytest.fixture
 def engine(bundled_server: Any) -> Engine:
     seed(pipe_to(bundled_server), 300, SyntheticFeed().first())
-    made = Engine(pipe_to(bundled_server), Book(ValuationRules()), MarketHours(always_open=True), 200)
+    client = connect(bundled_server.url, connect_timeout_ms=1000, reply_timeout_ms=5000)
+    made = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200)
     report = made.tick()
     assert (report.accounts, report.states[LadderState.STATE_UNKNOWN]) == (300, 0)
     return made
@@ -43,7 +44,7 @@ def test_every_seeded_account_is_valued_and_some_are_in_trouble(engine: Engine) 
     report = engine.tick()
     assert report.states[LadderState.HEALTHY] > 250
     assert report.states[LadderState.WARNING] + report.states[LadderState.CRITICAL] > 0
-    kinds = {account.type.value for account in engine.book.account_row}
+    kinds = {engine.book.account_at(row).type.value for row in engine.book.account_rows().tolist()}
     assert kinds == {"live", "demo", "strategy_provider", "copy_follower"}
 
 

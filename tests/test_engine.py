@@ -15,13 +15,12 @@ from copyrisk.engine import Engine
 from copyrisk.hours import MarketHours
 from copyrisk.rules import ValuationRules
 from copyrisk.store.connection import connect
-from copyrisk.store.pipe import Pipe
 from tests.backoffice import BackOffice
 
 
 def engine_on(url: str, period_ms: int = 50) -> Engine:
     client = connect(url, connect_timeout_ms=1000, reply_timeout_ms=1000)
-    return Engine(Pipe(client), Book(ValuationRules()), MarketHours(always_open=True), period_ms)
+    return Engine(client, Book(ValuationRules()), MarketHours(always_open=True), period_ms)
 
 
 def test_the_grid_does_not_drift_and_late_ticks_are_counted_not_made_up(bundled_server: Any) -> None:

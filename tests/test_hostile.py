@@ -12,7 +12,6 @@ from copyrisk.errors import is_known
 from copyrisk.hours import MarketHours
 from copyrisk.rules import ValuationRules
 from copyrisk.store.connection import connect
-from copyrisk.store.pipe import Pipe
 from tests.backoffice import BackOffice, now_ms
 
 ACCOUNTS = 40
@@ -64,8 +63,8 @@ def test_whatever_is_written_healthy_accounts_stay_and_others_have_a_reason(redi
     office.order("demo:witness", "W", symbol="XAUUSD", order_price="2399", order_quantity="0.1")
     safe = {b"user:{demo:witness}:config", b"user_orders_index:{demo:witness}", b"user_holdings:{demo:witness}:W"}
     safe |= {b"market:XAUUSD", b"groups:{Standard}:XAUUSD"}
-    pipe = Pipe(connect(redis_server.url, connect_timeout_ms=1000, reply_timeout_ms=5000))
-    engine = Engine(pipe, Book(ValuationRules()), MarketHours(always_open=True), 200)
+    client_of_engine = connect(redis_server.url, connect_timeout_ms=1000, reply_timeout_ms=5000)
+    engine = Engine(client_of_engine, Book(ValuationRules()), MarketHours(always_open=True), 200)
     for round_ in range(ROUNDS):
         stamp = now_ms()
         for symbol, bid, ask in (
@@ -89,7 +88,8 @@ def test_whatever_is_written_healthy_accounts_stay_and_others_have_a_reason(redi
 
 
 def check(engine: Engine, office: BackOffice) -> None:
-    for account, row in engine.book.account_row.items():
+    for row in engine.book.account_rows().tolist():
+        account = engine.book.account_at(row)
         figure, portfolio = engine.figures[row], office.portfolio(str(account))
         if str(account) == "demo:witness":
             assert figure["state"] == LadderState.HEALTHY

@@ -12,9 +12,9 @@ from copyrisk._core import LadderState, RowCode
 from copyrisk.book import Book
 from copyrisk.engine import Engine, TickReport
 from copyrisk.hours import MarketHours
+from copyrisk.keys import parse_account
 from copyrisk.rules import ValuationRules
 from copyrisk.store.connection import connect
-from copyrisk.store.pipe import Pipe
 from tests.backoffice import BackOffice, now_ms
 
 WITNESS = "demo:witness"
@@ -31,7 +31,7 @@ class Desk:
         self.office.account(WITNESS)
         self.office.order(WITNESS, "W1", symbol="XAUUSD", order_price="2399", order_quantity="0.1")
         client = connect(server.url, connect_timeout_ms=1000, reply_timeout_ms=2000)
-        self.engine = Engine(Pipe(client), Book(ValuationRules()), hours, 200)
+        self.engine = Engine(client, Book(ValuationRules()), hours, 200)
 
     def tick(self) -> TickReport:
         report = self.engine.tick()
@@ -39,8 +39,7 @@ class Desk:
         return report
 
     def row(self, account: str = "live:1") -> Any:
-        rows = {str(known): row for known, row in self.engine.book.account_row.items()}
-        return self.engine.figures[rows[account]]
+        return self.engine.figures[self.engine.book.row_of(parse_account(account))]
 
     def state(self, account: str = "live:1") -> LadderState:
         return LadderState(self.row(account)["state"])

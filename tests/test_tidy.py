@@ -11,10 +11,10 @@ SOURCE = ROOT / "src" / "copyrisk"
 
 #: Lowest floor first; a module may import only from what stands before it.
 HOUSE = (
-    "_core errors layout _wire",
-    "terms keys fields",
-    "rules book risk hours pricing flow",
-    "store.connection store.pipe store.snapshot store.portfolios",
+    "_core errors layout _index _lists _columns _wire _pack",
+    "terms keys fields table",
+    "rules market book risk hours pricing flow",
+    "store.connection store.pipe store.link store.notices store.reads store.terms store.mirror store.portfolios",
     "engine",
     "settings log _launcher embedded",
     "demo.market demo.feed demo.seed demo.view demo.run",
@@ -47,7 +47,8 @@ def imports_of(path: Path) -> set[str]:
 
 def test_every_module_stands_in_the_house() -> None:
     there = {name_of(path) for path in MODULES} - set(PACKAGES)
-    assert there | {"_core", "_wire"} == set(ORDER)
+    compiled = {path.stem for path in SOURCE.glob("*.pyx")}
+    assert there | compiled == set(ORDER)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

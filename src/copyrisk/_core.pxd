@@ -49,6 +49,7 @@ cpdef enum RowCode:
     GROUP_INVALID = 74
     ORDERS_INDEX_UNREADABLE = 75
     FIGURES_OUT_OF_RANGE = 76
+    FIGURES_INCONSISTENT = 77     # not what valuing from scratch gives
 
 
 # Where an account stands on the margin ladder.

@@ -50,6 +50,7 @@ class RowCode(IntEnum):
     GROUP_INVALID = 74
     ORDERS_INDEX_UNREADABLE = 75
     FIGURES_OUT_OF_RANGE = 76
+    FIGURES_INCONSISTENT = 77
 
 class LadderState(IntEnum):
     STATE_UNKNOWN = 0
@@ -114,6 +115,7 @@ def fold_accounts(
     orders: Rows,
     instruments: Rows,
     legs: Rows,
+    marks: npt.NDArray[np.uint64],
     scratch: Rows,
     net_orders: bool = True,
 ) -> None:
@@ -133,6 +135,8 @@ def fold_accounts(
     instruments : (i,) Instrument
     legs : (l,) Leg
         Written inside the segments of `rows` only.
+    marks : (a,) uint64
+        Written for `rows`: one bit of 64 for each symbol the account holds (`moved_marks` has the same for symbols).
     scratch : (s,) Exposure
         At least as long as the longest list.
     net_orders : bool
@@ -164,6 +168,44 @@ def value_accounts(accounts: Rows, legs: Rows, leg_rates: Rows, instruments: Row
     ------
     ShapeError
         Arrays that do not fit, or a segment outside `legs`; rows after it are not written.
+    """
+
+def value_rows(
+    rows: npt.NDArray[np.int32],
+    accounts: Rows,
+    legs: Rows,
+    leg_rates: Rows,
+    instruments: Rows,
+    figures: Rows,
+) -> None:
+    """Value some accounts, to the same bits as `value_accounts` does.
+
+    Parameters
+    ----------
+    rows : (k,) int32
+        Accounts to value; the figures of others are not touched.
+
+    Raises
+    ------
+    ShapeError
+        As `value_accounts`, or a row that is not there.
+    """
+
+def moved_marks(instruments: Rows, leg_rates: Rows, rates_before: Rows, codes_before: npt.NDArray[np.uint8]) -> int:
+    """The bits of the symbols whose rates or codes are not what they were: an account without them stands as it was.
+
+    Parameters
+    ----------
+    instruments : (i,) Instrument
+    leg_rates : (2 i,) LegRate
+    rates_before : (2 b,) LegRate
+    codes_before : (b,) uint8
+        As they were; instruments beyond them are new.
+
+    Raises
+    ------
+    ShapeError
+        Arrays that do not fit.
     """
 
 __pyx_capi__: dict[str, Any]

@@ -21,6 +21,7 @@ Rows get codes (`RowCode`), calls get exceptions: wrong lengths raise `ShapeErro
 """
 from libc.math cimport NAN, fabs, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 # Above this a figure in USD is an error somewhere, and below it two decimals are still exact in a double.
 cdef double MAX_USD = 1e13
@@ -209,6 +210,11 @@ cdef inline int32_t exposure_of(Exposure* exposures, int32_t* n, int32_t instrum
     return n[0] - 1
 
 
+cdef inline uint64_t symbol_bit(const Instrument* s) noexcept nogil:
+    """One bit of 64 for a symbol, the same under all groups; accounts without it need not look at its quote."""
+    return <uint64_t>1 << (<uint32_t>s.quote & 63)
+
+
 cdef inline void add_to_exposure(Exposure* x, const Order* o, double units) noexcept nogil:
     if o.is_buy:
         x.bought_units_all += units
@@ -255,9 +261,11 @@ cdef inline double margin_base(const Instrument* s, double bought, double sold, 
     return volume * (highest_price if s.highest_price or bought + sold <= 0.0 else value / (bought + sold))
 
 
-cdef void fold_account(Account* a, int32_t head, const Order* orders, const Instrument* instruments, Leg* legs,
-                       Exposure* exposures, bint net_orders) noexcept nogil:
+cdef uint64_t fold_account(Account* a, int32_t head, const Order* orders, const Instrument* instruments, Leg* legs,
+                           Exposure* exposures, bint net_orders) noexcept nogil:
+    """Fold one account; returns its mark: the bits of the symbols it holds."""
     cdef int32_t i = head, k, n_exposures = 0, n_legs = 0
+    cdef uint64_t mark = 0
     cdef double units, base
     cdef const Order* o
     cdef Exposure* x
@@ -281,6 +289,7 @@ cdef void fold_account(Account* a, int32_t head, const Order* orders, const Inst
     a.n_executed = n_legs
     for k in range(n_exposures):
         x = &exposures[k]
+        mark |= symbol_bit(&instruments[x.instrument])
         base = margin_base(&instruments[x.instrument], x.bought_units, x.sold_units, x.value, x.highest_price)
         if x.leg >= 0:
             legs[x.leg].margin_base = base
@@ -296,23 +305,27 @@ cdef void fold_account(Account* a, int32_t head, const Order* orders, const Inst
     a.n_legs = n_legs
     if a.fold_code != OK or a.read_code != OK:
         a.fees_usd = NAN
+    return mark
 
 
 def fold_accounts(const int32_t[::1] rows, Account[::1] accounts, const int32_t[::1] order_head,
                   const Order[::1] orders, const Instrument[::1] instruments, Leg[::1] legs,
-                  Exposure[::1] scratch, bint net_orders=True):
+                  uint64_t[::1] marks, Exposure[::1] scratch, bint net_orders=True):
     """See `_core.pyi`."""
     cdef Py_ssize_t k
     cdef int32_t row
     if order_head.shape[0] != accounts.shape[0]:
         raise_shape("order_head", f"{accounts.shape[0]} (one for each account)", order_head.shape[0])
+    if marks.shape[0] != accounts.shape[0]:
+        raise_shape("marks", f"{accounts.shape[0]} (one for each account)", marks.shape[0])
     for k in range(rows.shape[0]):
         check_fold(rows[k], accounts, order_head, orders, instruments.shape[0], legs.shape[0], scratch.shape[0])
     with nogil:
         for k in range(rows.shape[0]):
             row = rows[k]
-            fold_account(&accounts[row], order_head[row], first_order(orders), first_instrument(instruments),
-                         first_leg(legs), first_exposure(scratch), net_orders)
+            marks[row] = fold_account(&accounts[row], order_head[row], first_order(orders),
+                                      first_instrument(instruments), first_leg(legs), first_exposure(scratch),
+                                      net_orders)
 
 
 # An empty memoryview has no element 0 to take the address of.
@@ -418,6 +431,19 @@ cdef void explain(const Account* a, const Leg* legs, const Instrument* instrumen
         f.culprit = -1
 
 
+cdef inline int value_checked(const Account* a, const Leg* legs, Py_ssize_t n_legs, const LegRate* rates,
+                              const Instrument* instruments, bint closed, Figures* f) noexcept nogil:
+    """Whether the account is known; -1, and nothing written, if its segment is not inside the legs."""
+    cdef int known
+    # As unsigned numbers, negative ones are too large.
+    if <uint32_t>a.n_executed > <uint32_t>a.n_legs or <uint64_t><uint32_t>a.first + <uint32_t>a.n_legs > <uint64_t>n_legs:
+        return -1
+    known = value_account(a, legs, rates, f)
+    if known == 0 or closed:
+        explain(a, legs, instruments, f)
+    return known
+
+
 cdef bint any_closed(const Instrument* instruments, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
@@ -435,17 +461,14 @@ cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Le
     be valued on somebody else's money); the rows from i on are not written then.
     """
     cdef Py_ssize_t i, n_known = 0
-    cdef const Account* a
+    cdef int known
     # Only then known accounts need a second look: which of them rest on a closed market?
     cdef bint closed = any_closed(instruments, n_instruments)
     for i in range(n):
-        a = &accounts[i]
-        # As unsigned numbers, negative ones are too large.
-        if <uint32_t>a.n_executed > <uint32_t>a.n_legs or <uint64_t><uint32_t>a.first + <uint32_t>a.n_legs > <uint64_t>n_legs:
+        known = value_checked(&accounts[i], legs, n_legs, rates, instruments, closed, &figures[i])
+        if known < 0:
             return -1 - i
-        n_known += value_account(a, legs, rates, &figures[i])
-        if figures[i].state == STATE_UNKNOWN or closed:
-            explain(a, legs, instruments, &figures[i])
+        n_known += known
     return n_known
 
 
@@ -466,6 +489,49 @@ def value_accounts(const Account[::1] accounts, const Leg[::1] legs, const LegRa
                                 instruments.shape[0], &figures[0])
     if done < 0:
         raise_shape("accounts", f"segments inside {legs.shape[0]} legs", f"row {-1 - done} that reaches outside")
+
+
+def value_rows(const int32_t[::1] rows, const Account[::1] accounts, const Leg[::1] legs, const LegRate[::1] leg_rates,
+               const Instrument[::1] instruments, Figures[::1] figures):
+    """See `_core.pyi`."""
+    cdef Py_ssize_t k, n = accounts.shape[0]
+    cdef int done = 0
+    cdef bint closed
+    cdef const Leg* first_row = &legs[0] if legs.shape[0] else NULL
+    cdef const LegRate* first_rate = &leg_rates[0] if leg_rates.shape[0] else NULL
+    if figures.shape[0] != n:
+        raise_shape("figures", f"{n} (one for each account)", figures.shape[0])
+    if leg_rates.shape[0] != 2 * instruments.shape[0]:
+        raise_shape("leg_rates", f"{2 * instruments.shape[0]} (two for each instrument)", leg_rates.shape[0])
+    for k in range(rows.shape[0]):
+        if not 0 <= rows[k] < n:
+            raise_shape("rows", f"account rows below {n}", rows[k])
+    with nogil:
+        closed = any_closed(first_instrument(instruments), instruments.shape[0])
+        for k in range(rows.shape[0]):
+            done = value_checked(&accounts[rows[k]], first_row, legs.shape[0], first_rate, first_instrument(instruments),
+                                 closed, &figures[rows[k]])
+            if done < 0:
+                break
+    if done < 0:
+        raise_shape("accounts", f"segments inside {legs.shape[0]} legs", f"row {rows[k]} that reaches outside")
+
+
+def moved_marks(const Instrument[::1] instruments, const LegRate[::1] leg_rates, const LegRate[::1] rates_before,
+                const uint8_t[::1] codes_before):
+    """See `_core.pyi`."""
+    cdef Py_ssize_t i, before = codes_before.shape[0]
+    cdef uint64_t mark = 0
+    if leg_rates.shape[0] != 2 * instruments.shape[0]:
+        raise_shape("leg_rates", f"{2 * instruments.shape[0]} (two for each instrument)", leg_rates.shape[0])
+    if rates_before.shape[0] != 2 * before:
+        raise_shape("rates_before", f"{2 * before} (two for each code)", rates_before.shape[0])
+    for i in range(instruments.shape[0]):
+        # Bit by bit: what is unknown is NaN, and equal to itself here.
+        if (i >= before or instruments[i].code != codes_before[i]
+                or memcmp(&leg_rates[2 * i], &rates_before[2 * i], 2 * sizeof(LegRate)) != 0):
+            mark |= symbol_bit(&instruments[i])
+    return mark
 
 
 cdef int raise_shape(str name, object expected, object found) except -1:

@@ -1,69 +1,100 @@
-"""Figures straight into requests of the server's protocol."""
+"""The server's protocol straight into arrays."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from copyrisk._columns import Columns
+from copyrisk._index import TextIndex
 from copyrisk.layout import Rows
 
-def fixed_text(value: float) -> str | None:
-    """A number with two decimals, correctly rounded, without a needless second zero.
+#: What a reply byte says: it has not come; it came; the server answered with an error.
+NOT_READ: int
+READ: int
+REFUSED_REPLY: int
+FAULTS: tuple[str, ...]
 
-    Rounded to even at an exact half; `None` for NaN and from 4e13 on.
-    """
-
-def exact_text(value: float) -> str | None:
-    """A number with fifteen significant digits, without needless zeros.
-
-    `None` for NaN, below 0.0001 (but for 0) and from 1e13 on.
-    """
-
-class PortfolioPacker:
-    """Packs portfolios that say something new.
+class Replies:
+    """Reads what a server sends, in any pieces, into the arrays that were announced for it.
 
     Parameters
     ----------
-    names : tuple of 13 str
-        Fields in the order status, reasons, equity, balance, free margin, used margin, level, open profit, total
-        profit, used margin executed, used margin all, time, time of valuation.
-    ok : str
-        The status that is written.
+    names : TextIndex
+        Where names get their rows.
+
+    Attributes
+    ----------
+    due : int
+        Replies that were announced and have not come.
+    fault : int
+        Not 0 once the bytes made no sense, or answered something else than was asked; then nothing is taken any more.
     """
 
-    def __init__(self, names: tuple[str, ...], ok: str) -> None: ...
-    def pack(
-        self,
-        rows: npt.NDArray[np.int32],
-        keys: list[bytes],
-        notices: list[bytes],
-        accounts: Rows,
-        figures: Rows,
-        written: Rows,
-        now_ms: int,
-    ) -> tuple[bytes, list[int], list[int]]:
-        """Pack an HSET and a notice for each of these rows whose portfolio would say something else.
+    due: int
+    fault: int
 
-        Parameters
-        ----------
-        rows : (k,) int32
-            Known accounts.
-        keys, notices : list of bytes
-            By row: the portfolio's key as a protocol string, and the whole command that announces it.
-        accounts : (a,) Account
-        figures : (a,) Figures
-        written : (a,) Written
-            What the server's portfolios say; updated for the rows that are packed.
-        now_ms : int
-
-        Returns
-        -------
-        request : bytes
-            Two commands for each packed row.
-        packed : list of int
-        left : list of int
-            Rows with a number that cannot be written here; nothing was packed or remembered for them.
+    def __init__(self, names: TextIndex) -> None: ...
+    def expect_rows(self, columns: Columns, out: Rows) -> None:
+        """The next `len(out)` replies are of `HMGET` of these columns."""
+    def expect_members(self, out: Rows) -> None:
+        """The next `len(out)` replies are sets or lists of short texts; `out` is of `layout.MEMBERS`."""
+    def expect_statuses(self, out: npt.NDArray[np.uint8]) -> None:
+        """The next `len(out)` replies are anything: `READ`, or `REFUSED_REPLY` for an error."""
+    def expect_page(self) -> None:
+        """The next reply is of `SCAN`."""
+    def room(self) -> memoryview:
+        """Where the next bytes may be put; the call invalidates the view of the last one."""
+    def fed(self, n: int) -> None:
+        """Take `n` bytes that were put there.
 
         Raises
         ------
         ValueError
-            Arrays that do not fit.
+            A fault (one of `FAULTS`): the connection must be dropped.
         """
+    def take_error(self) -> bytes:
+        """The first error since the last call, cut to 200 bytes; empty if there was none."""
+    def take_members(self) -> npt.NDArray[np.uint8]:
+        """(m, 65) uint8: a byte for the size (255: longer than 64) and the text of each member since the last call."""
+    def take_page(self) -> tuple[bytes, list[bytes]]:
+        """Cursor and keys of the page."""
+    def take_messages(self) -> list[tuple[bytes, bytes]]:
+        """Channel and payload of the messages that were pushed since the last call."""
+    def take_changed(
+        self,
+        accounts: TextIndex,
+        config: tuple[bytes, bytes],
+        index: tuple[bytes, bytes],
+        holding: tuple[bytes, bytes],
+    ) -> tuple[
+        npt.NDArray[np.int32],
+        npt.NDArray[np.int32],
+        npt.NDArray[np.int32],
+        npt.NDArray[np.uint8],
+        list[bytes],
+    ]:
+        """Sort the keys that were pushed as changed since the last call.
+
+        Parameters
+        ----------
+        accounts : TextIndex
+            `T:U` of the accounts.
+        config, index, holding : tuple of 2 bytes
+            The three kinds of an account's keys: what stands before and after `T:U`; an order's goes on with its id.
+
+        Returns
+        -------
+        config_rows, index_rows : (n,) int32
+            Account rows.
+        holding_rows : (n,) int32
+            Account rows, and with them
+        ids : (n, 65) uint8
+            the orders' ids as cells.
+        others : list of bytes
+            Keys of other shapes, or of accounts that are not in the index.
+        """
+    def take_flags(self) -> tuple[bool, bool]:
+        """Whether the server told that everything changed, and whether more was pushed than is kept."""
+
+__pyx_capi__: dict[str, Any]

@@ -1,291 +1,563 @@
-"""Figures straight into requests: portfolios as the server's protocol wants them, without a Python object a figure.
+"""The server's protocol (RESP2 and RESP3) straight into arrays, in whatever pieces it comes.
 
 Design
 ------
-(a) A figure has two decimals, correctly rounded: the double is taken apart into an integer and a power of two, so
-    that the rounding (to even at an exact half) is integer arithmetic and exact.
-(b) Unrounded figures have fifteen significant digits, by the same arithmetic in 128 bits.
-(c) What an account's portfolio says is remembered as integers (`layout.WRITTEN`); equal integers are equal texts, so
-    that a portfolio which would say the same again is found without writing it.
-(d) Keys are ready-made protocol bytes, one object an account, made once.
-A number outside what (a) and (b) can do is left to the caller; nothing is written for its account.
+(a) `Replies` is told what it will get, in order: rows of columns, sets of short texts, a page of `SCAN`, or plain
+    statuses. It reads into one buffer of fixed size and takes token by token what is complete, so that the bytes may
+    come in any pieces; of a reply no more is kept than the token in hand.
+(b) What answers something else than was asked (another type, another count, an aggregate in place of a value) is out
+    of step, and then every later reply would be taken for another's: that is a fault, as broken bytes are, after which
+    the parser takes nothing any more. Its connection must be dropped; nothing is resynchronised by guess.
+(c) A length is a claim. It decides how far to skip, never how much to allocate: texts above `MAX_TEXT` are skipped as
+    they come, and sets grow by the members that have arrived.
+(d) Messages that the server pushes between replies (changed keys, published texts) are collected apart.
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, int64_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
-from copyrisk._core cimport Account, Figures
+import numpy as np
 
-cdef extern from *:
-    """
-    typedef unsigned __int128 copyrisk_u128;
-    """
-    ctypedef unsigned long long u128 "copyrisk_u128"
+from copyrisk._columns cimport Column, Columns, Schema, clear_field, take_field
+from copyrisk._index cimport TextIndex
+from copyrisk._text cimport Bytes, reserve
 
 cdef enum:
-    LONGEST_NUMBER = 40           # bytes of the longest number written
-    LONGEST_BULK = 48             # the same with its length and line ends
-    NUMBERS = 11                  # in one portfolio
+    BUFFER = 1 << 19
+    MAX_TEXT = 1 << 16            # of a longer one only the fact is kept
+    MAX_LINE = 1 << 12
+    MAX_DEPTH = 8
+    MAX_ERROR = 200
+    MAX_PUSHED = 1 << 25          # bytes of changed keys and messages between two looks at them
+    CELL_TEXT = 64
 
-# Below this a double still tells cents apart; between these two, fifteen digits are at most eighteen decimals.
-cdef double HIGHEST = 4e13
-cdef double LOWEST_EXACT = 1e-4
-cdef double HIGHEST_EXACT = 1e13
+cdef enum Due:                    # what a section of replies is read as
+    DUE_ROWS, DUE_MEMBERS, DUE_PAGE, DUE_STATUSES
 
-cdef uint64_t[20] POWERS_OF_TEN
-cdef int _power
-POWERS_OF_TEN[0] = 1
-for _power in range(1, 20):
-    POWERS_OF_TEN[_power] = 10 * POWERS_OF_TEN[_power - 1]
+cdef enum Told:                   # what is known of a reply; 0 is nothing
+    TOLD = 1
+    REFUSED = 2
 
+cdef enum Token:
+    TOKEN_TEXT, TOKEN_NULL, TOKEN_ERROR, TOKEN_TOO_LONG
 
-ctypedef struct Written:          # 72 bytes: what a portfolio says
-    int64_t equity_cents
-    int64_t balance_cents
-    int64_t free_margin_cents
-    int64_t used_margin_cents
-    int64_t margin_level_cents
-    int64_t open_pnl_cents
-    double used_margin_executed
-    double used_margin_all
-    int64_t is_known              # 0: nothing here is what the server holds
+cdef enum Fault:                  # `FAULTS` has the words
+    BAD_TYPE = 1, BAD_LENGTH, BAD_LINE, TOO_DEEP, NOT_ASKED, OUT_OF_STEP, NO_MEMORY
+
+FAULTS = ("", "unknown_type", "bad_length", "bad_line", "too_deep", "not_asked", "out_of_step", "no_memory")
+NOT_READ, READ, REFUSED_REPLY = 0, <int>TOLD, <int>REFUSED
 
 
-# ------------------------------------------------------------------------------------------------ numbers
+ctypedef struct Section:
+    int due
+    char* out
+    Py_ssize_t count, done
+    const Schema* schema
 
-cdef inline uint64_t take_apart(double value, int* exponent) noexcept nogil:
-    """Integer m and exponent e with abs(value) = m x 2**e, exactly."""
-    cdef uint64_t bits
-    memcpy(&bits, &value, 8)
-    cdef int biased = <int>((bits >> 52) & 0x7FF)
-    cdef uint64_t fraction = bits & ((<uint64_t>1 << 52) - 1)
-    if biased == 0:
-        exponent[0] = -1074
-        return fraction
-    exponent[0] = biased - 1075
-    return fraction | (<uint64_t>1 << 52)
+ctypedef struct Members:          # 16 bytes: the members of one set are `count` cells from `first`
+    int64_t first
+    int32_t count
+    uint8_t reply
+    uint8_t[3] _pad
 
 
-cdef inline u128 shift_rounded(u128 value, int bits) noexcept nogil:
-    """value / 2**bits, rounded to nearest and to even at an exact half."""
-    if bits <= 0:
-        return value << -bits
-    if bits >= 127:
-        return 0
-    cdef u128 quotient = value >> bits
-    cdef u128 rest = value - (quotient << bits)
-    cdef u128 half = <u128>1 << (bits - 1)
-    return quotient + (rest > half or (rest == half and (quotient & 1) == 1))
-
-
-cdef inline bint cents_of(double value, int64_t* cents) noexcept nogil:
-    """The value in hundredths, correctly rounded; false where that cannot be told (NaN included)."""
-    cdef int exponent
-    cdef uint64_t integer
-    if not (-HIGHEST < value < HIGHEST):
+cdef inline bint keep_text(Bytes* b, const char* text, int n) noexcept nogil:
+    """Append a text with its length before it."""
+    cdef char* at = reserve(b, n + 4)
+    if at == NULL:
         return False
-    integer = take_apart(value, &exponent)
-    cents[0] = <int64_t>shift_rounded(<u128>integer * 100, -exponent)
-    if value < 0.0:
-        cents[0] = -cents[0]
+    memcpy(at, &n, 4)
+    if n > 0:
+        memcpy(at + 4, text, n)
+    b.size += n + 4
     return True
 
 
-cdef inline int put_integer(char* out, uint64_t value) noexcept nogil:
-    cdef char[20] digits
-    cdef int n = 0, i
-    while True:
-        digits[n] = <char>(48 + value % 10)
-        value //= 10
-        n += 1
-        if value == 0:
-            break
-    for i in range(n):
-        out[i] = digits[n - 1 - i]
-    return n
+cdef inline bint read_integer(const char* text, Py_ssize_t n, int64_t* value) noexcept nogil:
+    cdef Py_ssize_t i, first = 1 if n > 0 and text[0] == 45 else 0
+    if not 1 <= n - first <= 18:
+        return False
+    value[0] = 0
+    for i in range(first, n):
+        if not 48 <= text[i] <= 57:
+            return False
+        value[0] = 10 * value[0] + (text[i] - 48)
+    if first:
+        value[0] = -value[0]
+    return True
 
 
-cdef inline int put_decimal(char* out, bint negative, uint64_t scaled, int decimals) noexcept nogil:
-    """`scaled / 10**decimals` without needless zeros, but for the one after the point."""
-    cdef int n = 0, kept, i
-    cdef uint64_t fraction = scaled % POWERS_OF_TEN[decimals]
-    if negative and scaled:
-        out[0] = 45
-        n = 1
-    n += put_integer(out + n, scaled // POWERS_OF_TEN[decimals])
-    out[n] = 46
-    kept = decimals
-    while kept > 1 and fraction % 10 == 0:
-        fraction //= 10
-        kept -= 1
-    for i in range(kept):
-        out[n + kept - i] = <char>(48 + fraction % 10)
-        fraction //= 10
-    return n + 1 + kept
-
-
-cdef inline int put_exact(char* out, double value) noexcept nogil:
-    """Fifteen significant digits of a number that is not negative; 0 where that cannot be done."""
-    cdef int exponent, decimals = 14
-    cdef uint64_t integer
-    cdef double bound = 10.0
-    if value == 0.0:
-        return put_decimal(out, False, 0, 1)
-    if not LOWEST_EXACT <= value < HIGHEST_EXACT:
-        return 0
-    while value >= bound:
-        bound *= 10.0
-        decimals -= 1
-    bound = 1.0
-    while value < bound:
-        bound /= 10.0
-        decimals += 1
-    integer = take_apart(value, &exponent)
-    return put_decimal(out, False, <uint64_t>shift_rounded(<u128>integer * POWERS_OF_TEN[decimals], -exponent), decimals)
-
-
-def fixed_text(double value):
-    """The value with two decimals as a portfolio has it, or None where `PortfolioPacker` leaves it to its caller."""
-    cdef char[LONGEST_NUMBER] out
-    cdef int64_t cents
-    if not cents_of(value, &cents):
-        return None
-    return out[:put_decimal(out, cents < 0, <uint64_t>(-cents if cents < 0 else cents), 2)].decode("ascii")
-
-
-def exact_text(double value):
-    """The value with fifteen significant digits, or None where `PortfolioPacker` leaves it to its caller."""
-    cdef char[LONGEST_NUMBER] out
-    cdef int n = put_exact(out, value)
-    return out[:n].decode("ascii") if n else None
-
-
-# --------------------------------------------------------------------------------------------- portfolios
-
-cdef inline char* put_bulk(char* at, const char* text, int n) noexcept nogil:
-    """`$n\r\n` text `\r\n`."""
-    at[0] = 36
-    at += 1
-    at += put_integer(at, n)
-    memcpy(at, b"\r\n", 2)
-    memcpy(at + 2, text, n)
-    memcpy(at + 2 + n, b"\r\n", 2)
-    return at + 4 + n
-
-
-cdef inline char* put_cents(char* at, const char* name, Py_ssize_t name_size, int64_t cents) noexcept nogil:
-    cdef char[LONGEST_NUMBER] number
-    memcpy(at, name, name_size)
-    cdef int n = put_decimal(number, cents < 0, <uint64_t>(-cents if cents < 0 else cents), 2)
-    return put_bulk(at + name_size, number, n)
-
-
-cdef inline bint says(const Account* a, const Figures* f, Written* w) noexcept nogil:
-    """What a portfolio of these figures says; false if that cannot be told here."""
-    w.used_margin_executed = f.used_margin_executed
-    w.used_margin_all = f.used_margin_all
-    w.is_known = 1
-    return (cents_of(f.equity, &w.equity_cents) and cents_of(a.balance, &w.balance_cents)
-            and cents_of(f.free_margin, &w.free_margin_cents)
-            and cents_of(f.used_margin_executed, &w.used_margin_cents)
-            and cents_of(f.margin_level_pct, &w.margin_level_cents)
-            and cents_of(f.open_pnl, &w.open_pnl_cents))
-
-
-cdef class PortfolioPacker:
+cdef class Replies:
     """See `_wire.pyi`."""
 
-    cdef bytes _start             # *28, HSET
-    cdef bytes _status            # calc_status ok, degraded_fields empty
-    cdef list _names              # nine names, ready made
-    cdef bytes _ts, _valued_ts
-    cdef Py_ssize_t _longest      # bytes of a portfolio without its key
-    cdef char* _buffer
-    cdef Py_ssize_t _size
+    cdef readonly int fault       # 0, or why nothing is taken any more
+    cdef readonly Py_ssize_t due  # replies that are still to come
+    cdef readonly bint flushed    # the server told that everything has changed
+    cdef readonly bint overflowed # more was pushed than is kept
+    cdef TextIndex _names
+    cdef bytearray _buffer
+    cdef char* _bytes
+    cdef Py_ssize_t _start, _end, _skip
+    cdef bint _skips_error
+    cdef list _kept               # what the pointers of sections point into
+    cdef Bytes _sections
+    cdef Py_ssize_t _section
+    cdef Bytes _members, _keys, _changed, _messages
+    cdef Py_ssize_t _n_changed
+    cdef char[CELL_TEXT] _cursor
+    cdef int _cursor_size
+    cdef char[MAX_ERROR] _error
+    cdef int _error_size
+    cdef int _depth
+    cdef int64_t[MAX_DEPTH] _left
+    cdef int64_t _position        # among the elements of the outermost aggregate
+    cdef bint _pushed, _invalidates, _messaged
 
-    def __init__(self, tuple names, str ok):
-        if len(names) != 13:
-            raise ValueError("names: expected 13")
-        bulks = [b"$%d\r\n%b\r\n" % (len(name), name.encode()) for name in names]
-        self._start = b"*28\r\n$4\r\nHSET\r\n"
-        self._status = bulks[0] + b"$%d\r\n%b\r\n" % (len(ok), ok.encode()) + bulks[1] + b"$0\r\n\r\n"
-        self._names = bulks[2:11]
-        self._ts, self._valued_ts = bulks[11], bulks[12]
-        self._longest = len(self._start) + len(self._status) + sum(map(len, bulks)) + NUMBERS * LONGEST_BULK
+    def __cinit__(self, TextIndex names not None):
+        self._names, self._kept = names, []
+        self._buffer = bytearray(BUFFER)
+        self._bytes = <char*>self._buffer
 
     def __dealloc__(self):
-        free(self._buffer)
+        free(self._sections.at)
+        free(self._members.at)
+        free(self._keys.at)
+        free(self._changed.at)
+        free(self._messages.at)
 
-    cdef int _reserve(self, Py_ssize_t size) except -1:
-        cdef void* grown
-        if size > self._size:
-            grown = realloc(self._buffer, 2 * size)
-            if grown == NULL:
-                raise MemoryError
-            self._buffer = <char*>grown
-            self._size = 2 * size
+    # ---- what is expected
+
+    def expect_rows(self, Columns columns, out):
+        """See `_wire.pyi`."""
+        if out.dtype != columns.dtype or not out.flags.c_contiguous:
+            raise ValueError("out: expected a contiguous array of the columns' dtype")
+        self._expect(DUE_ROWS, out, &columns.schema)
+        self._kept.append(columns)
+
+    def expect_members(self, out):
+        """See `_wire.pyi`."""
+        if out.itemsize != sizeof(Members) or not out.flags.c_contiguous:
+            raise ValueError("out: expected a contiguous array of layout.MEMBERS")
+        self._expect(DUE_MEMBERS, out, NULL)
+
+    def expect_statuses(self, out):
+        """See `_wire.pyi`."""
+        if out.itemsize != 1 or not out.flags.c_contiguous:
+            raise ValueError("out: expected a contiguous array of uint8")
+        self._expect(DUE_STATUSES, out, NULL)
+
+    def expect_page(self):
+        """See `_wire.pyi`."""
+        self._expect(DUE_PAGE, np.zeros(1, np.uint8), NULL)
+
+    cdef int _expect(self, int due, out, const Schema* schema) except -1:
+        cdef uint8_t[::1] view
+        cdef Section* section
+        if len(out) == 0:
+            return 0
+        if self.due == 0:
+            self._sections.size, self._section = 0, 0
+            self._kept.clear()
+        view = out.view(np.uint8)
+        section = <Section*>reserve(&self._sections, sizeof(Section))
+        if section == NULL:
+            raise MemoryError
+        section.due, section.out, section.schema = due, <char*>&view[0], schema
+        section.count, section.done = len(out), 0
+        self._sections.size += sizeof(Section)
+        self._kept.append(out)
+        self.due += len(out)
         return 0
 
-    def pack(self, const int32_t[::1] rows, list keys, list notices, const Account[::1] accounts,
-             const Figures[::1] figures, Written[::1] written, int64_t now_ms):
+    # ---- bytes in
+
+    def room(self):
         """See `_wire.pyi`."""
-        cdef Py_ssize_t k, used = 0
+        if self._start > 0:
+            memmove(self._bytes, self._bytes + self._start, self._end - self._start)
+            self._end -= self._start
+            self._start = 0
+        return memoryview(self._buffer)[self._end:]
+
+    def fed(self, Py_ssize_t n):
+        """See `_wire.pyi`."""
+        if not 0 <= n <= BUFFER - self._end:
+            raise ValueError("more bytes than there was room for")
+        self._end += n
+        with nogil:
+            if self.fault == 0:
+                self.fault = self._parse()
+        if self.fault:
+            raise ValueError(FAULTS[self.fault])
+
+    cdef int _parse(self) noexcept nogil:
+        """Take every token that is complete; 0, or a fault."""
+        cdef const char* at
+        cdef const char* line_end
+        cdef Py_ssize_t available
+        cdef int fault
+        while True:
+            if self._skip > 0 and not self._skipped(&fault):
+                return fault
+            at, available = self._bytes + self._start, self._end - self._start
+            if available == 0:
+                return 0
+            line_end = <const char*>memchr(at, 13, available if available < MAX_LINE else MAX_LINE)
+            if line_end == NULL:
+                return BAD_LINE if available >= MAX_LINE else 0
+            if line_end + 1 == at + available:
+                return 0
+            if line_end[1] != 10:
+                return BAD_LINE
+            fault = self._line(at, line_end - at, available)
+            if fault < 0:
+                return 0
+            if fault:
+                return fault
+
+    cdef bint _skipped(self, int* fault) noexcept nogil:
+        """Go on over a text that is not kept; false if it goes on beyond the bytes there are, or does not end."""
+        cdef Py_ssize_t over = min(self._skip - 2, self._end - self._start)
+        fault[0] = 0
+        if over > 0:
+            self._start += over
+            self._skip -= over
+        if self._skip > 2 or self._end - self._start < 2:
+            return False
+        if self._bytes[self._start] != 13 or self._bytes[self._start + 1] != 10:
+            fault[0] = BAD_LENGTH
+            return False
+        self._start += 2
+        self._skip = 0
+        fault[0] = self._scalar(TOKEN_ERROR if self._skips_error else TOKEN_TOO_LONG, NULL, 0)
+        return fault[0] == 0
+
+    cdef int _line(self, const char* at, Py_ssize_t size, Py_ssize_t available) noexcept nogil:
+        """One token, its first line complete; -1 if the rest of it is not there yet."""
+        cdef char mark = at[0]
+        cdef int64_t n
+        if mark == b"+" or mark == b":" or mark == b"," or mark == b"#" or mark == b"(":
+            self._start += size + 2
+            return self._scalar(TOKEN_TEXT, at + 1, size - 1)
+        if mark == b"-":
+            self._start += size + 2
+            return self._scalar(TOKEN_ERROR, at + 1, size - 1)
+        if mark == b"_":
+            self._start += size + 2
+            return self._scalar(TOKEN_NULL, NULL, 0) if size == 1 else BAD_LENGTH
+        if not (mark == b"$" or mark == b"*" or mark == b"~" or mark == b"%" or mark == b">" or mark == b"=" or mark == b"!" or mark == b"|"):
+            return BAD_TYPE
+        if not read_integer(at + 1, size - 1, &n) or n > 0x7FFFFFFF:
+            return BAD_LENGTH
+        if n == -1 and (mark == b"$" or mark == b"*"):
+            self._start += size + 2
+            return self._scalar(TOKEN_NULL, NULL, 0)
+        if n < 0:
+            return BAD_LENGTH
+        if mark == b"$" or mark == b"=" or mark == b"!":
+            return self._bulk(mark, at + size + 2, n, available - size - 2, size + 2)
+        self._start += size + 2
+        return self._aggregate(mark, 2 * n if mark == b"%" or mark == b"|" else n)
+
+    cdef int _bulk(self, char mark, const char* text, Py_ssize_t n, Py_ssize_t available, Py_ssize_t head) noexcept nogil:
+        if n > MAX_TEXT:
+            self._start += head
+            self._skip = n + 2
+            self._skips_error = mark == b"!"
+            return 0
+        if available < n + 2:
+            return -1
+        if text[n] != 13 or text[n + 1] != 10:
+            return BAD_LENGTH
+        self._start += head + n + 2
+        if mark == b"!":
+            return self._scalar(TOKEN_ERROR, text, n)
+        if mark == b"=":
+            return self._scalar(TOKEN_TEXT, text + 4, n - 4) if n >= 4 else BAD_LENGTH
+        return self._scalar(TOKEN_TEXT, text, n)
+
+    # ---- tokens in
+
+    cdef int _aggregate(self, char mark, int64_t n) noexcept nogil:
+        cdef int fault
+        if self._depth == MAX_DEPTH:
+            return TOO_DEEP
+        if self._depth == 0:
+            self._position = 0
+            self._pushed = mark == b">" or mark == b"|"
+            self._invalidates = self._messaged = False
+            fault = 0 if self._pushed else self._begin(mark, n)
+        elif mark == b">" or mark == b"|":
+            fault = OUT_OF_STEP  # only between replies
+        else:
+            fault = self._inner_aggregate()
+        if fault:
+            return fault
+        self._left[self._depth] = n
+        self._depth += 1
+        return self._close_full() if n == 0 else 0
+
+    cdef int _scalar(self, int token, const char* text, Py_ssize_t n) noexcept nogil:
+        cdef int fault
+        if self._depth == 0:
+            self._pushed = False
+            fault = self._whole(token, text, n)
+            return fault if fault else self._end_reply()
+        fault = self._push_element(token, text, n) if self._pushed else self._element(token, text, n)
+        if fault:
+            return fault
+        self._left[self._depth - 1] -= 1
+        if self._depth == 1:
+            self._position += 1
+        return self._close_full() if self._left[self._depth - 1] == 0 else 0
+
+    cdef int _close_full(self) noexcept nogil:
+        """An aggregate has all its elements: it is an element of the one around it."""
+        while self._depth > 0 and self._left[self._depth - 1] == 0:
+            self._depth -= 1
+            if self._depth > 0:
+                self._left[self._depth - 1] -= 1
+            if self._depth == 1:
+                self._position += 1
+        return self._end_reply() if self._depth == 0 and not self._pushed else 0
+
+    # ---- replies
+
+    cdef inline Section* _now(self) noexcept nogil:
+        return <Section*>(self._sections.at + self._section)
+
+    cdef int _end_reply(self) noexcept nogil:
+        cdef Section* section = self._now()
+        section.done += 1
+        self.due -= 1
+        if section.done == section.count:
+            self._section += sizeof(Section)
+        return 0
+
+    cdef int _begin(self, char mark, int64_t n) noexcept nogil:
+        """A reply that is an aggregate."""
+        cdef Section* section
+        cdef char* row
+        cdef Members* members
+        cdef int i
+        if self.due == 0:
+            return NOT_ASKED
+        section = self._now()
+        if section.due == DUE_ROWS:
+            if mark != b"*" or n != section.schema.n:
+                return OUT_OF_STEP
+            row = section.out + section.done * section.schema.itemsize
+            row[section.schema.reply_at] = TOLD
+            (<uint32_t*>(row + section.schema.absent_at))[0] = (<uint32_t*>(row + section.schema.invalid_at))[0] = 0
+        elif section.due == DUE_MEMBERS:
+            if mark != b"*" and mark != b"~":
+                return OUT_OF_STEP
+            members = <Members*>section.out + section.done
+            members.first, members.count, members.reply = self._members.size // (CELL_TEXT + 1), <int32_t>n, TOLD
+        elif section.due == DUE_PAGE:
+            if mark != b"*" or n != 2:
+                return OUT_OF_STEP
+            section.out[0] = TOLD
+        else:
+            section.out[section.done] = TOLD
+        return 0
+
+    cdef int _whole(self, int token, const char* text, Py_ssize_t n) noexcept nogil:
+        """A reply that is no aggregate: a status, or an error in place of any other."""
+        cdef Section* section
+        cdef int i
+        cdef char* row
+        if self.due == 0:
+            return NOT_ASKED
+        section = self._now()
+        if token != TOKEN_ERROR and section.due != DUE_STATUSES:
+            return OUT_OF_STEP
+        if token == TOKEN_ERROR and self._error_size == 0 and n > 0:
+            self._error_size = min(n, <Py_ssize_t>MAX_ERROR)
+            memcpy(self._error, text, self._error_size)
+        if section.due == DUE_ROWS:
+            row = section.out + section.done * section.schema.itemsize
+            for i in range(section.schema.n):
+                clear_field(&section.schema.columns[i], row + section.schema.columns[i].offset)
+            row[section.schema.reply_at] = REFUSED
+        elif section.due == DUE_MEMBERS:
+            (<Members*>section.out)[section.done].reply = REFUSED
+        else:
+            section.out[section.done] = REFUSED if token == TOKEN_ERROR else TOLD
+        return 0
+
+    cdef int _inner_aggregate(self) noexcept nogil:
+        if self._pushed or self._now().due == DUE_STATUSES or (
+                self._now().due == DUE_PAGE and self._depth == 1 and self._position == 1):
+            return 0
+        return OUT_OF_STEP
+
+    cdef int _element(self, int token, const char* text, Py_ssize_t n) noexcept nogil:
+        """A value inside a reply."""
+        cdef Section* section = self._now()
+        if section.due == DUE_ROWS:
+            self._field(section, token, text, n)
+            return 0
+        if section.due == DUE_MEMBERS:
+            return OUT_OF_STEP if token == TOKEN_NULL or token == TOKEN_ERROR else self._member(text, n, token)
+        if section.due == DUE_PAGE:
+            if token != TOKEN_TEXT:
+                return 0 if token == TOKEN_TOO_LONG and self._depth == 2 else OUT_OF_STEP
+            if self._depth == 2:
+                return 0 if keep_text(&self._keys, text, n) else NO_MEMORY
+            if self._position != 0 or n > CELL_TEXT:
+                return OUT_OF_STEP
+            memcpy(self._cursor, text, n)
+            self._cursor_size = <int>n
+        return 0
+
+    cdef void _field(self, Section* section, int token, const char* text, Py_ssize_t n) noexcept nogil:
+        cdef const Schema* schema = section.schema
+        cdef char* row = section.out + section.done * schema.itemsize
+        cdef const Column* column = &schema.columns[self._position]
+        cdef uint32_t bit = <uint32_t>1 << self._position
+        if token == TOKEN_TEXT and n < MAX_TEXT and take_field(column, self._names, text, n, row + column.offset):
+            return
+        clear_field(column, row + column.offset)
+        if token == TOKEN_NULL:
+            (<uint32_t*>(row + schema.absent_at))[0] |= bit
+        else:
+            (<uint32_t*>(row + schema.invalid_at))[0] |= bit
+
+    cdef int _member(self, const char* text, Py_ssize_t n, int token) noexcept nogil:
+        """A cell: the size of the text (255: it is longer than the cell) and as much of it as fits."""
+        cdef char* cell = reserve(&self._members, CELL_TEXT + 1)
+        if cell == NULL:
+            return NO_MEMORY
+        memset(cell, 0, CELL_TEXT + 1)
+        cell[0] = <char>(n if token == TOKEN_TEXT and n <= CELL_TEXT else 255)
+        if n > 0:
+            memcpy(cell + 1, text, min(n, <Py_ssize_t>CELL_TEXT))
+        self._members.size += CELL_TEXT + 1
+        return 0
+
+    # ---- pushed messages
+
+    cdef int _push_element(self, int token, const char* text, Py_ssize_t n) noexcept nogil:
+        if self._depth == 1 and self._position == 0:
+            self._invalidates = token == TOKEN_TEXT and n == 10 and memcmp(text, b"invalidate", 10) == 0
+            self._messaged = token == TOKEN_TEXT and n == 7 and memcmp(text, b"message", 7) == 0
+        elif self._invalidates and self._depth == 1 and token == TOKEN_NULL:
+            self.flushed = True
+        elif (self._invalidates and self._depth == 2) or (self._messaged and self._depth == 1):
+            if token != TOKEN_TEXT:
+                n = 0  # a key that long is none of ours, but a message keeps its place
+            if self._changed.size + self._messages.size > MAX_PUSHED:
+                self.overflowed = True
+            elif not keep_text(&self._changed if self._invalidates else &self._messages, text, n):
+                return NO_MEMORY
+            self._n_changed += self._invalidates and not self.overflowed
+        return 0
+
+    # ---- what came
+
+    def take_error(self):
+        """See `_wire.pyi`."""
+        text = self._error[:self._error_size]
+        self._error_size = 0
+        return text
+
+    def take_members(self):
+        """See `_wire.pyi`."""
+        n = self._members.size // (CELL_TEXT + 1)
+        cells = np.empty((n, CELL_TEXT + 1), np.uint8)
+        cdef uint8_t[:, ::1] view = cells
+        if n:
+            memcpy(&view[0, 0], self._members.at, self._members.size)
+        self._members.size = 0
+        return cells
+
+    def take_page(self):
+        """See `_wire.pyi`."""
+        return self._cursor[:self._cursor_size], texts_of(&self._keys)
+
+    def take_messages(self):
+        """See `_wire.pyi`."""
+        texts = texts_of(&self._messages)
+        return list(zip(texts[::2], texts[1::2]))
+
+    def take_changed(self, TextIndex accounts not None, config, index, holding):
+        """See `_wire.pyi`."""
+        cdef Bytes* b = &self._changed
+        cdef Shape[3] shapes
+        cdef Py_ssize_t at = 0, k = 0
+        cdef int n, shape, rest
         cdef int32_t row
-        cdef Written now
-        cdef bytes key, notice
-        cdef list packed = [], left = []
-        cdef char* at
-        if not (accounts.shape[0] == figures.shape[0] == written.shape[0] == len(keys) == len(notices)):
-            raise ValueError("accounts, figures, written, keys and notices differ in length")
-        for k in range(rows.shape[0]):
-            row = rows[k]
-            if not 0 <= row < accounts.shape[0]:
-                raise ValueError(f"rows: expected account rows below {accounts.shape[0]}, found {row}")
-            if not says(&accounts[row], &figures[row], &now):
-                left.append(row)
+        cdef const char* key
+        for shape, given in enumerate((config, index, holding)):
+            set_shape(&shapes[shape], given)
+        kinds_made, rows_made = np.zeros(self._n_changed, np.uint8), np.zeros(self._n_changed, np.int32)
+        cells_made = np.zeros((self._n_changed, CELL_TEXT + 1), np.uint8)
+        cdef uint8_t[::1] kinds = kinds_made
+        cdef int32_t[::1] rows = rows_made
+        cdef uint8_t[:, ::1] cells = cells_made
+        others = []
+        while at < b.size:
+            memcpy(&n, b.at + at, 4)
+            key, at, row, rest = b.at + at + 4, at + 4 + n, -1, 0
+            for shape in range(3):
+                row = owner_in(key, n, &shapes[shape], accounts, &rest)
+                # Only the last shape goes on after the account: with the order's id.
+                if row >= 0 and (rest > 0) == (shape == 2) and rest <= CELL_TEXT:
+                    break
+                row = -1
+            if row < 0:
+                others.append(key[:n])
                 continue
-            if same(&written[row], &now):
-                continue
-            key, notice = keys[row], notices[row]
-            self._reserve(used + self._longest + PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(notice))
-            at = self._put_portfolio(self._buffer + used, key, &now, now_ms)
-            if at == NULL:
-                left.append(row)
-                continue
-            memcpy(at, PyBytes_AS_STRING(notice), PyBytes_GET_SIZE(notice))
-            used = at + PyBytes_GET_SIZE(notice) - self._buffer
-            written[row] = now
-            packed.append(row)
-        return PyBytes_FromStringAndSize(self._buffer, used), packed, left
+            kinds[k], rows[k], cells[k, 0] = shape, row, rest
+            memcpy(&cells[k, 1], key + n - rest, rest)
+            k += 1
+        b.size = self._n_changed = 0
+        kinds_made, rows_made, cells_made = kinds_made[:k], rows_made[:k], cells_made[:k]
+        orders = kinds_made == 2
+        return rows_made[kinds_made == 0], rows_made[kinds_made == 1], rows_made[orders], cells_made[orders], others
 
-    cdef char* _put_portfolio(self, char* at, bytes key, const Written* w, int64_t now_ms):
-        """One HSET; NULL if an unrounded figure cannot be written here."""
-        cdef int64_t[7] cents = [w.equity_cents, w.balance_cents, w.free_margin_cents, w.used_margin_cents,
-                                 w.margin_level_cents, w.open_pnl_cents, w.open_pnl_cents]
-        cdef double[2] exact = [w.used_margin_executed, w.used_margin_all]
-        cdef char[LONGEST_NUMBER] number
-        cdef int i, n
-        at = put_bytes(put_bytes(put_bytes(at, self._start), key), self._status)
-        for i in range(7):
-            at = put_cents(at, PyBytes_AS_STRING(self._names[i]), PyBytes_GET_SIZE(self._names[i]), cents[i])
-        for i in range(2):
-            n = put_exact(number, exact[i])
-            if n == 0:
-                return NULL
-            at = put_bulk(put_bytes(at, self._names[7 + i]), number, n)
-        n = put_integer(number, <uint64_t>now_ms)
-        at = put_bulk(put_bytes(at, self._ts), number, n)
-        return put_bulk(put_bytes(at, self._valued_ts), number, n)
+    def take_flags(self):
+        """See `_wire.pyi`."""
+        flags = bool(self.flushed), bool(self.overflowed)
+        self.flushed = self.overflowed = False
+        return flags
 
 
-cdef inline char* put_bytes(char* at, bytes text):
-    memcpy(at, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-    return at + PyBytes_GET_SIZE(text)
+ctypedef struct Shape:            # a key of an account: before its `T:U`, after it
+    const char* before
+    int before_size
+    const char* after
+    int after_size
 
 
-cdef inline bint same(const Written* a, const Written* b) noexcept nogil:
-    return (a.is_known == b.is_known and a.equity_cents == b.equity_cents and a.balance_cents == b.balance_cents
-            and a.free_margin_cents == b.free_margin_cents and a.used_margin_cents == b.used_margin_cents
-            and a.margin_level_cents == b.margin_level_cents and a.open_pnl_cents == b.open_pnl_cents
-            and a.used_margin_executed == b.used_margin_executed and a.used_margin_all == b.used_margin_all)
+cdef int set_shape(Shape* out, shape) except -1:
+    cdef bytes before = shape[0], after = shape[1]  # which the tuple keeps
+    out.before, out.before_size, out.after, out.after_size = before, len(before), after, len(after)
+    return 0
+
+
+cdef int32_t owner_in(const char* key, int n, const Shape* shape, TextIndex accounts, int* rest) noexcept nogil:
+    """The row of the account that a key of this shape names, and how much follows; -1 if there is none."""
+    cdef int i, size = n - shape.before_size
+    cdef const char* tag = key + shape.before_size
+    if size <= 0 or memcmp(key, shape.before, shape.before_size) != 0:
+        return -1
+    for i in range(size - shape.after_size + 1):
+        if memcmp(tag + i, shape.after, shape.after_size) == 0:
+            rest[0] = size - shape.after_size - i
+            return accounts.find(0, tag, i)
+    return -1
+
+
+cdef list texts_of(Bytes* b):
+    """All texts kept in a piece of memory, which is empty then."""
+    cdef Py_ssize_t at = 0
+    cdef int n
+    texts = []
+    while at < b.size:
+        memcpy(&n, b.at + at, 4)
+        texts.append(b.at[at + 4:at + 4 + n])
+        at += n + 4
+    b.size = 0
+    return texts

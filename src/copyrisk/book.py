@@ -1,320 +1,316 @@
 """The book: packed arrays of quotes, instruments, accounts, orders and legs, with id <-> row maps.
 
 It holds what is known and knows neither where it came from nor what time it is. A row keeps its number while
-it lives; freed rows are used again. Insertion and removal are O(1) (amortised: arrays and leg segments grow
-by doubling). What must be folded again before the next valuation is collected in `stale_accounts`.
+it lives; freed rows are used again. Everything comes in batches, and every setter says what it changed; the accounts
+that must be folded again before the next valuation are marked `stale`.
 """
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from copyrisk import layout
+from copyrisk import keys, layout
 from copyrisk._core import RowCode, fold_accounts
-from copyrisk.fields import USD_LIKE, AccountRow, InstrumentRow, OrderRow, QuoteRow
-from copyrisk.keys import STANDARD_GROUP, Account
+from copyrisk._index import TextIndex
+from copyrisk._lists import listed_orders, relink_orders
+from copyrisk.keys import Account
 from copyrisk.layout import Rows
+from copyrisk.market import Market
 from copyrisk.rules import ValuationRules
-from copyrisk.terms import HedgingMode
+from copyrisk.table import Table, differ
 
-_FIRST_ROWS = 64
-_FOREX = 1
 _COMPACT_ABOVE_LEGS = 4096
+_ACCOUNT_TEXT = 82  # the longest type, a colon, and the longest id
+_ORDER_TEXT = 64
 
-
-class Table:
-    """One growing structured array with stable rows: `rows[:high]` has been used, `free` may be used again."""
-
-    def __init__(self, dtype: np.dtype[np.void]) -> None:
-        self._all: Rows = np.zeros(_FIRST_ROWS, dtype)
-        self.high = 0
-        self._free: list[int] = []
-
-    @property
-    def rows(self) -> Rows:
-        """All rows used so far (a view; a later `take` may replace the array behind it)."""
-        return self._all[: self.high]
-
-    def take(self) -> int:
-        """A row to fill, all zero."""
-        if self._free:
-            return self._free.pop()
-        self.take_many(1)
-        return self.high - 1
-
-    def take_many(self, count: int) -> int:
-        """The first of `count` consecutive rows."""
-        first, needed = self.high, self.high + count
-        if needed > len(self._all):
-            grown = np.zeros(max(needed, 2 * len(self._all)), self._all.dtype)
-            grown[: self.high] = self.rows
-            self._all = grown
-        self.high = needed
-        return first
-
-    def give_back(self, row: int) -> None:
-        """Empty a row and let it be used again."""
-        self._all[row] = np.zeros((), self._all.dtype)
-        self._free.append(row)
-
-
-@dataclass(frozen=True, slots=True)
-class InstrumentKey:
-    """An instrument is a symbol under the terms of one group."""
-
-    group: str
-    symbol: str
+RowNumbers = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
 
 
 class Book:
     """Packed arrays and the maps to their rows, laid out under one set of rules.
 
-    `accounts_version` changes whenever an account gets or loses its row.
+    Attributes
+    ----------
+    market : Market
+        Quotes and instruments.
+    account_ids, order_ids : TextIndex
+        `T:U`; order ids, owned by their account's row.
+    stale : (a,) uint8
+        Accounts to fold.
+    born : (a,) int64
+        Changes whenever a row gets another account.
     """
 
     def __init__(self, rules: ValuationRules) -> None:
-        self.rules = rules
-        self._quotes, self._instruments = Table(layout.QUOTE), Table(layout.INSTRUMENT)
-        self._accounts, self._orders, self._legs = Table(layout.ACCOUNT), Table(layout.ORDER), Table(layout.LEG)
-        self._order_head: npt.NDArray[np.int32] = np.full(_FIRST_ROWS, -1, np.int32)
-        self.quote_row: dict[str, int] = {}
-        self.symbols: list[str] = []
-        self._standard_quotes: set[int] = set()
-        self.instrument_row: dict[InstrumentKey, int] = {}
-        self.instrument_keys: list[InstrumentKey] = []
-        self.account_row: dict[Account, int] = {}
-        self.account_of: dict[int, Account] = {}
-        self.group_of: dict[int, str] = {}
-        self.orders_of: dict[int, dict[str, int]] = {}
-        self._order_symbol: dict[int, str] = {}
-        self.stale_accounts: set[int] = set()
-        self.accounts_version = 0
+        self.rules, self.market = rules, Market(rules)
+        self.account_ids, self.order_ids = TextIndex(_ACCOUNT_TEXT), TextIndex(_ORDER_TEXT)
+        self._accounts, self._marks, self._order_head = Table(layout.ACCOUNT), Table("u8"), Table("i4")
+        self._group, self._order_count, self._stale, self._born = Table("i4"), Table("i4"), Table("u1"), Table("i8")
+        self._orders, self._order_symbol, self._is_listed = Table(layout.ORDER), Table("i4"), Table("u1")
+        self._legs = Table(layout.LEG)
+        self._births = 0
         self._unused_legs = 0
 
     # ---- arrays for the kernels (views that the next insertion may replace)
 
     @property
-    def quotes(self) -> Rows:
-        """(q,) Quote."""
-        return self._quotes.rows
-
-    @property
-    def instruments(self) -> Rows:
-        """(i,) Instrument."""
-        return self._instruments.rows
-
-    @property
     def accounts(self) -> Rows:
         """(a,) Account; a freed row is all zero, its code `UNKNOWN`."""
-        return self._accounts.rows
+        rows: Rows = self._accounts.rows
+        return rows
 
     @property
     def orders(self) -> Rows:
         """(o,) Order."""
-        return self._orders.rows
+        rows: Rows = self._orders.rows
+        return rows
 
     @property
     def legs(self) -> Rows:
         """(l,) Leg; segments of accounts with unused room between them."""
-        return self._legs.rows
+        rows: Rows = self._legs.rows
+        return rows
 
-    # ---- quotes and instruments
+    @property
+    def marks(self) -> Any:
+        """(a,) uint64: bits of the symbols an account holds, as of its last fold."""
+        return self._marks.rows
 
-    def ensure_quote(self, symbol: str) -> int:
-        """Row of a symbol's quote; a new one is missing until `set_quote`."""
-        row = self.quote_row.get(symbol)
-        if row is None:
-            row = self.quote_row[symbol] = self._quotes.take()
-            self.symbols.append(symbol)
-            self.set_quote(row, QuoteRow(RowCode.QUOTE_MISSING))
-            self._set_market(row, symbol, _FOREX)  # until an instrument says otherwise
-        return row
+    @property
+    def stale(self) -> Any:
+        """(a,) uint8: accounts to fold."""
+        return self._stale.rows
 
-    def set_quote(self, row: int, quote: QuoteRow) -> None:
-        """Store what was read of a quote."""
-        target: Any = self.quotes[row]
-        target["bid"], target["ask"], target["ts_ms"] = quote.bid, quote.ask, quote.ts_ms
-        target["read_code"] = quote.code
+    @property
+    def born(self) -> Any:
+        """(a,) int64."""
+        return self._born.rows
 
-    def _set_market(self, row: int, symbol: str, instrument_type: int) -> None:
-        """Whose opening hours a symbol follows and how old its quote may be."""
-        self.quotes[row]["market"] = instrument_type
-        self.quotes[row]["max_age_ms"] = self.rules.max_age_ms(symbol, instrument_type)
-
-    def _follow_hours(self, row: int, key: InstrumentKey, instrument_type: int) -> None:
-        """A symbol has one market: where groups disagree on its type, `Standard` decides for all of them."""
-        if key.group == STANDARD_GROUP:
-            self._standard_quotes.add(row)
-        if key.group == STANDARD_GROUP or row not in self._standard_quotes:
-            self._set_market(row, key.symbol, instrument_type)
-
-    def ensure_instrument(self, key: InstrumentKey) -> int:
-        """Row of an instrument; a new one is missing until `set_instrument`."""
-        row = self.instrument_row.get(key)
-        if row is None:
-            row = self.instrument_row[key] = self._instruments.take()
-            self.instrument_keys.append(key)
-            target: Any = self.instruments[row]
-            target["quote"], target["direct"], target["inverse"] = self.ensure_quote(key.symbol), -1, -1
-            target["read_code"] = RowCode.INSTRUMENT_MISSING
-        return row
-
-    def set_instrument(self, row: int, terms: InstrumentRow) -> None:
-        """Store contract terms; every account that holds the instrument is folded again."""
-        symbol = self.instrument_keys[row].symbol
-        hedging, usd = self.rules.hedging_of(symbol), terms.profit_currency in USD_LIKE
-        target: Any = self.instruments[row]
-        target["contract_size"], target["margin_factor"] = terms.contract_size, terms.crypto_margin_factor
-        target["cover"], target["highest_price"] = hedging.cover, hedging.mode is HedgingMode.MAX
-        target["margin_at_open"], target["profit_is_usd"] = self.rules.margin_at_open(terms.type), usd
-        target["read_code"] = terms.code
-        if terms.code == RowCode.OK:
-            self._follow_hours(int(target["quote"]), self.instrument_keys[row], terms.type)
-        if terms.code == RowCode.OK and not usd:
-            direct = self.ensure_quote(terms.profit_currency + "USD")
-            inverse = self.ensure_quote("USD" + terms.profit_currency)
-            target["direct"], target["inverse"] = direct, inverse
-        held = self.orders["instrument"] == row
-        self.stale_accounts.update(np.unique(self.orders["account"][held & (self.orders["code"] != 0)]).tolist())
+    @property
+    def order_heads(self) -> Any:
+        """(a,) int32: first order of each account's list, -1 for none."""
+        return self._order_head.rows
 
     # ---- accounts
 
-    def ensure_account(self, account: Account) -> int:
-        """Row of an account; a new one is unknown until `set_account`."""
-        row = self.account_row.get(account)
-        if row is None:
-            row = self.account_row[account] = self._accounts.take()
-            self.account_of[row] = account
-            self.accounts_version += 1
-            self.orders_of[row] = {}
-            if row >= len(self._order_head):
-                self._order_head = np.concatenate([self._order_head, np.full_like(self._order_head, -1)])
-            self._order_head[row] = -1
-            self.set_account(row, AccountRow(RowCode.UNKNOWN))
-        return row
+    def row_of(self, account: Account) -> int:
+        """Row of an account, -1 if it is not here."""
+        return self.account_ids.row_of(str(account).encode())
 
-    def set_account(self, row: int, config: AccountRow) -> bool:
-        """Store what was read of an account's configuration.
+    def account_at(self, row: int) -> Account:
+        """The account of a row in use."""
+        return keys.account_of_tag(self.account_ids.text(row))
 
-        Returns whether its thresholds stand as they are. A critical level above the warning level, be it the default
-        one, makes no sense: nobody could be warned; both are replaced by the defaults.
+    def account_rows(self) -> RowNumbers:
+        """(n,) rows in use."""
+        return self.account_ids.rows()
+
+    def ensure_accounts(self, accounts: list[Account]) -> RowNumbers:
+        """Their rows; new ones are unknown until `set_accounts`."""
+        used = len(self.account_ids)
+        rows = np.array([self.account_ids.put(str(account).encode()) for account in accounts], np.int32)
+        if len(self.account_ids) == used:
+            return rows
+        for table in (
+            self._accounts,
+            self._marks,
+            self._order_head,
+            self._group,
+            self._order_count,
+            self._stale,
+            self._born,
+        ):
+            table.cover(self.account_ids.high)
+        new = np.unique(rows[self.born[rows] == 0])
+        self._births += 1
+        self.born[new] = self._births
+        self.order_heads[new], self._group.rows[new], self.stale[new] = -1, self.market.names.standard, 1
+        self.accounts["culprit"][new] = -1
+        self._write_accounts(new, np.zeros(len(new), layout.ACCOUNT_READ))
+        return rows
+
+    def set_accounts(self, rows: RowNumbers, read: Rows) -> tuple[Flags, Flags]:
+        """Store configurations: (n,) rows, (n,) `layout.ACCOUNT_READ`.
+
+        Returns
+        -------
+        changed : (n,) bool
+        levels_replaced : (n,) bool
+            A critical level above the warning level, be it the default one, makes no sense (nobody could be warned):
+            both were replaced by the defaults, as is one that is no level.
         """
-        target: Any = self.accounts[row]
         default = self.rules.warning_level_pct, self.rules.critical_level_pct
-        warning = default[0] if config.warning_level_pct is None else config.warning_level_pct
-        critical = default[1] if config.critical_level_pct is None else config.critical_level_pct
-        in_order = critical <= warning
-        target["balance"] = config.balance if config.code == RowCode.OK else math.nan
-        target["leverage"] = config.leverage
-        target["warning_level_pct"], target["critical_level_pct"] = (warning, critical) if in_order else default
-        target["read_code"] = config.code
-        self.stale_accounts.add(row)
-        if self.group_of.get(row) != config.group:
-            self.group_of[row] = config.group
-            for order in self.orders_of[row].values():
-                self._rehome(order, config.group)
-        return in_order and config.levels_valid
+        judged = read.copy()
+        judged["warning_level_pct"][np.isnan(read["warning_level_pct"])] = default[0]
+        judged["critical_level_pct"][np.isnan(read["critical_level_pct"])] = default[1]
+        in_order = judged["critical_level_pct"] <= judged["warning_level_pct"]
+        judged["warning_level_pct"][~in_order], judged["critical_level_pct"][~in_order] = default
+        now: Any = self.accounts[rows]
+        regrouped = self._group.rows[rows] != judged["group"]
+        changed = regrouped | (now["read_code"] != judged["code"])
+        for name in ("balance", "leverage", "warning_level_pct", "critical_level_pct"):
+            changed |= differ(now[name], judged[name])
+        self._write_accounts(rows[changed], judged[changed])
+        for row in rows[regrouped].tolist():
+            self._rehome(np.fromiter(self.orders_of(row).values(), np.int32))
+        return changed, changed & ~(in_order & read["levels_valid"])
 
-    def remove_account(self, account: Account) -> None:
-        """Forget an account and its orders."""
-        row = self.account_row.pop(account)
-        self.accounts_version += 1
-        for order_id in list(self.orders_of[row]):
-            self.remove_order(row, order_id)
-        self._unused_legs += int(self.accounts[row]["capacity"])
-        del self.account_of[row], self.orders_of[row], self.group_of[row]
-        self.stale_accounts.discard(row)
-        self._accounts.give_back(row)
+    def _write_accounts(self, rows: RowNumbers, judged: Rows) -> None:
+        for name in ("balance", "leverage", "warning_level_pct", "critical_level_pct"):
+            self.accounts[name][rows] = judged[name]
+        self.accounts["read_code"][rows] = judged["code"]
+        self._group.rows[rows] = judged["group"]
+        self.stale[rows] = 1
+
+    def remove_accounts(self, rows: RowNumbers) -> None:
+        """Forget accounts and their orders; their figures are unknown from the next valuation on."""
+        self.list_orders(rows, np.zeros(len(rows), np.int32), np.zeros((0, _ORDER_TEXT + 1), np.uint8))
+        self._unused_legs += int(self.accounts["capacity"][rows].sum())
+        for row in rows.tolist():
+            self.account_ids.drop(row)
+        self.accounts[rows] = np.zeros((), layout.ACCOUNT)
+        self.born[rows], self.stale[rows], self.order_heads[rows] = 0, 1, -1
 
     # ---- orders
 
-    def set_order(self, account_row: int, order_id: str, order: OrderRow) -> None:
-        """Insert or replace one order of an account."""
-        held = self.orders_of[account_row]
-        row = held.get(order_id)
-        if row is None:
-            row = held[order_id] = self._orders.take()
-            self._link(row, account_row)
-        target: Any = self.orders[row]
-        target["lots"], target["price"], target["fees_usd"] = order.lots, order.price, order.fees_usd
-        target["effect"], target["is_buy"], target["code"] = order.effect, order.is_buy, order.code
-        self._order_symbol[row] = order.symbol
-        self._rehome(row, self.group_of[account_row])
-        self.stale_accounts.add(account_row)
+    def orders_of(self, account_row: int) -> dict[str, int]:
+        """Order ids (what is not ASCII escaped) and rows of an account, the latest first."""
+        found: dict[str, int] = {}
+        row = int(self.order_heads[account_row])
+        while row >= 0:
+            found[self.order_ids.text(row).decode("ascii", "backslashreplace")] = row
+            row = int(self.orders[row]["next"])
+        return found
 
-    def remove_order(self, account_row: int, order_id: str) -> None:
-        """Forget one order."""
-        row = self.orders_of[account_row].pop(order_id)
-        before, after = int(self.orders[row]["prev"]), int(self.orders[row]["next"])
-        if before >= 0:
-            self.orders[before]["next"] = after
-        else:
-            self._order_head[account_row] = after
-        if after >= 0:
-            self.orders[after]["prev"] = before
-        self._order_symbol.pop(row, None)
-        self._orders.give_back(row)
-        self.stale_accounts.add(account_row)
+    def order_rows_of(self, account_rows: RowNumbers) -> RowNumbers:
+        """(n,) rows of all orders of these accounts."""
+        return listed_orders(account_rows, self.orders, self.order_heads)
 
-    def _link(self, row: int, account_row: int) -> None:
-        """Put a new order at the head of its account's list."""
-        target: Any = self.orders[row]
-        head = int(self._order_head[account_row])
-        target["account"], target["prev"], target["next"] = account_row, -1, head
-        if head >= 0:
-            self.orders[head]["prev"] = row
-        self._order_head[account_row] = row
+    def list_orders(
+        self, account_rows: RowNumbers, counts: npt.NDArray[np.int32], cells: npt.NDArray[np.uint8]
+    ) -> tuple[Flags, RowNumbers]:
+        """Let some accounts have exactly these orders.
 
-    def _rehome(self, order_row: int, group: str) -> None:
-        """Point an order at its instrument: the symbol under its account's group."""
-        symbol = self._order_symbol.get(order_row, "")
-        instrument = self.ensure_instrument(InstrumentKey(group, symbol)) if symbol else -1
-        self.orders[order_row]["instrument"] = instrument
+        Parameters
+        ----------
+        account_rows : (k,) int32
+            Each once.
+        counts : (k,) int32
+        cells : (sum of counts, 65) uint8
+            Their order ids, one account after the other, as `_wire` reads members.
+
+        Returns
+        -------
+        changed : (k,) bool
+        new : (n,) int32
+            Order rows that must be read: until then they make their account unknown, for half an account is not a
+            healthy one. An id that is none stays unknown.
+        """
+        readable = keys.are_order_ids(cells)
+        if not readable.all():
+            # What is no id must not become one by being cut off: it would hide behind another order.
+            cells = cells.copy()
+            cells[:, 0] = np.clip(cells[:, 0], 1, _ORDER_TEXT)
+            cells[~readable & keys.are_order_ids(cells), -1] = ord("?")
+        rows, is_new = self.order_ids.put_cells(np.repeat(account_rows, counts), cells)
+        for table in (self._orders, self._order_symbol, self._is_listed):
+            table.cover(self.order_ids.high)
+        new = rows[is_new]
+        self.orders[new] = np.zeros((), layout.ORDER)
+        self.orders["instrument"][new] = self._order_symbol.rows[new] = -1
+        readable = readable[is_new]
+        self.orders["code"][new] = np.where(readable, RowCode.ORDER_MISSING, RowCode.ORDER_ID_INVALID)
+        removed = relink_orders(account_rows, counts, rows, self.orders, self.order_heads, self._is_listed.rows)
+        changed = np.zeros(len(self.accounts), np.bool_)
+        changed[self.orders["account"][np.concatenate([new, np.array(removed, np.int32)])]] = True
+        for row in removed:
+            self.order_ids.drop(row)
+        self.orders[removed] = np.zeros((), layout.ORDER)
+        self._order_count.rows[account_rows] = counts
+        self.stale[changed] = 1
+        return changed[account_rows], new[readable]
+
+    def hide_orders(self, account_rows: RowNumbers) -> Flags:
+        """Let some accounts, whose index cannot be read, have unknown orders; returns which changed."""
+        count = len(account_rows)
+        unknown = np.zeros((count, _ORDER_TEXT + 1), np.uint8)
+        changed, _ = self.list_orders(account_rows, np.ones(count, np.int32), unknown)
+        self.orders["code"][self.order_rows_of(account_rows)] = RowCode.ORDERS_INDEX_UNREADABLE
+        return changed
+
+    def set_orders(self, rows: RowNumbers, read: Rows) -> Flags:
+        """Store orders: (n,) rows, (n,) `layout.ORDER_READ`; returns which changed."""
+        now: Any = self.orders[rows]
+        changed: Flags = self._order_symbol.rows[rows] != read["symbol"]
+        for name in ("lots", "price", "fees_usd", "effect", "is_buy", "code"):
+            changed |= differ(now[name], read[name])
+        rows, read = rows[changed], read[changed]
+        for name in ("lots", "price", "fees_usd", "effect", "is_buy", "code"):
+            self.orders[name][rows] = read[name]
+        self._order_symbol.rows[rows] = read["symbol"]
+        self._rehome(rows)
+        self.stale[self.orders["account"][rows]] = 1
+        return changed
+
+    def _rehome(self, order_rows: RowNumbers) -> None:
+        """Point orders at their instruments: the symbol under their account's group."""
+        symbols = self._order_symbol.rows[order_rows]
+        self.orders["instrument"][order_rows] = -1
+        order_rows = order_rows[symbols >= 0]
+        groups = self._group.rows[self.orders["account"][order_rows]].astype(np.int64)
+        pairs, which = np.unique((groups << 32) | symbols[symbols >= 0], return_inverse=True)
+        found = [self.market.instrument_of(pair >> 32, pair & 0xFFFFFFFF) for pair in pairs.tolist()]
+        self.orders["instrument"][order_rows] = np.array(found, np.int32)[which]
 
     # ---- legs
 
-    def fold(self) -> int:
-        """Fold the orders of all stale accounts into legs; returns how many accounts that were."""
-        if self._unused_legs > max(_COMPACT_ABOVE_LEGS, self._legs.high // 2):
-            self._compact()
-        count = len(self.stale_accounts)
-        if count == 0:
-            return 0
-        rows = np.fromiter(self.stale_accounts, np.int32, count)
-        most = 0
-        for row in rows.tolist():
-            needed = len(self.orders_of[row])
-            most = max(most, needed)
-            if needed > self.accounts[row]["capacity"]:
-                self._move_segment(row, needed)
-        fold_accounts(
-            rows,
-            self.accounts,
-            self._order_head[: self._accounts.high],
-            self.orders,
-            self.instruments,
-            self.legs,
-            np.empty(most, layout.EXPOSURE),
-            self.rules.nets_orders,
-        )
-        self.stale_accounts.clear()
-        return count
+    def mark_stale(self, moved: int) -> None:
+        """Have the accounts folded again that hold a symbol of these bits (`market.set_instrument`)."""
+        self.stale[(self.marks & np.uint64(moved)) != 0] = 1
 
-    def _move_segment(self, row: int, needed: int) -> None:
-        """Give an account room for `needed` legs: exactly that at first, half as much again when it grows."""
-        target: Any = self.accounts[row]
-        had = int(target["capacity"])
-        room = needed if had == 0 else max(needed, had + had // 2 + 1)
-        target["first"], target["capacity"] = self._legs.take_many(room), room
-        self._unused_legs += had
+    def fold(self) -> RowNumbers:
+        """Fold the orders of all stale accounts into legs; returns their rows."""
+        if self._unused_legs > max(_COMPACT_ABOVE_LEGS, len(self.legs) // 2):
+            self._compact()
+        rows = np.flatnonzero(self.stale).astype(np.int32)
+        if len(rows):
+            self._make_room(rows)
+            most = int(self._order_count.rows[rows].max())
+            fold_accounts(
+                rows,
+                self.accounts,
+                self.order_heads,
+                self.orders,
+                self.market.instruments,
+                self.legs,
+                self.marks,
+                np.empty(max(most, 1), layout.EXPOSURE),
+                self.rules.nets_orders,
+            )
+            self.stale[rows] = 0
+        return rows
+
+    def order_counts(self, rows: RowNumbers) -> npt.NDArray[np.int32]:
+        """How many orders each of these accounts has."""
+        counts: npt.NDArray[np.int32] = self._order_count.rows[rows]
+        return counts
+
+    def _make_room(self, rows: RowNumbers) -> None:
+        """Segments for their legs: just large enough at first, half as much again when one grows."""
+        needed, had = self._order_count.rows[rows], self.accounts["capacity"][rows]
+        short = needed > had
+        rows, needed, had = rows[short], needed[short], had[short]
+        room = np.where(had == 0, needed, np.maximum(needed, had + had // 2 + 1))
+        first = self._legs.add(int(room.sum()))
+        self.accounts["first"][rows], self.accounts["capacity"][rows] = first + np.cumsum(room) - room, room
+        self._unused_legs += int(had.sum())
 
     def _compact(self) -> None:
         """Lay all segments out anew, without the holes that moved and removed ones left."""
         self._legs = Table(layout.LEG)
         self._unused_legs = 0
-        self.accounts["first"] = self.accounts["capacity"] = 0
-        self.accounts["n_executed"] = self.accounts["n_legs"] = 0
-        self.stale_accounts = set(self.account_of)
+        for name in ("first", "capacity", "n_executed", "n_legs"):
+            self.accounts[name] = 0
+        self.stale[self.account_rows()] = 1

@@ -23,7 +23,6 @@ from copyrisk.errors import ConfigError, CopyriskError
 from copyrisk.log import configure_logging
 from copyrisk.settings import Settings, load_settings
 from copyrisk.store.connection import check_server, connect
-from copyrisk.store.pipe import Pipe
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +145,7 @@ def _check(settings: Settings) -> int:
 def _daemon(settings: Settings, url: str, stop: threading.Event, *, once: bool, ticks: int | None) -> int:
     client = _client(settings, url)
     log.info("started", server=str(check_server(client)), tick_ms=settings.tick.period_ms)
-    engine = Engine(Pipe(client), Book(settings.rules()), settings.hours(), settings.tick.period_ms)
+    engine = Engine(client, Book(settings.rules()), settings.hours(), settings.tick.period_ms)
     if once:
         report = engine.tick()
         _log_report(report)

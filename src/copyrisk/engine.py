@@ -6,29 +6,31 @@ reported with its reason, nothing is decided on it, and the next one starts from
 """
 
 import gc
+import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import redis
 import structlog
 
 from copyrisk._core import LadderState
-from copyrisk.book import Book
+from copyrisk.book import Book, RowNumbers
 from copyrisk.errors import StoreError, is_known, reason_name
 from copyrisk.hours import MarketHours
 from copyrisk.layout import Rows
 from copyrisk.risk import Valuer, count_states, reasons
-from copyrisk.store.pipe import Pipe
+from copyrisk.store.link import Link
+from copyrisk.store.mirror import Mirror
 from copyrisk.store.portfolios import PortfolioWriter
-from copyrisk.store.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
+_REREAD_WITHIN_S = 50.0  # each account, whatever was reported: well within a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,14 @@ class TickReport:
     accounts: int = 0
     orders: int = 0
     quotes: int = 0
+    valued: int = 0
     written: int = 0
     refused: int = 0
     states: dict[LadderState, int] = field(default_factory=dict)
     unknown_by_reason: dict[str, int] = field(default_factory=dict)
     refused_keys: int = 0
+    repaired: int = 0
+    inconsistent: int = 0
     skipped: str | None = None
 
     @property
@@ -72,15 +77,16 @@ class Engine:
         Of the last full tick.
     """
 
-    def __init__(self, pipe: Pipe, book: Book, hours: MarketHours, period_ms: int) -> None:
+    def __init__(self, client: redis.Redis, book: Book, hours: MarketHours, period_ms: int) -> None:
         self.book = book
         self._hours, self._period_ms = hours, period_ms
-        self._snapshot = Snapshot(pipe, book)
-        self._valuer = Valuer(book)
-        self._writer = PortfolioWriter(pipe, book)
+        link = Link(client, book.market.names.index)
+        self._mirror, self._valuer, self._writer = Mirror(link, book), Valuer(book), PortfolioWriter(link, book)
         self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._read_s = -math.inf
         self._number = 0
         self._late_ticks = 0
+        self._inconsistent = 0
 
     @property
     def figures(self) -> Rows:
@@ -128,15 +134,20 @@ class Engine:
             )
 
     def _full_tick(self, started: float) -> TickReport:
-        self._snapshot.read()
+        share = min(1.0, (started - self._read_s) / _REREAD_WITHIN_S)
+        self._mirror.read(share)
+        self._read_s = started
         read = time.perf_counter()
         now_ms = _now_ms()  # after the read: a quote's age counts to the moment it is valued at
-        figures = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
+        rows = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
+        rows = np.union1d(rows, self._verify(self._mirror.reread))
+        figures = self._valuer.figures
         self._log_unknown(figures)
         states = count_states(self.book, figures)
         valued = time.perf_counter()
-        accounts, unknown = len(self.book.account_of), states[LadderState.STATE_UNKNOWN]
-        self._writer.write(figures, now_ms, {"tick": self._number, "accounts": accounts, "unknown": unknown})
+        accounts, unknown = len(self.book.account_ids), states[LadderState.STATE_UNKNOWN]
+        record = {"tick": self._number, "accounts": accounts, "unknown": unknown}
+        self._writer.write(figures, rows, self._mirror.wished, now_ms, record)
         return TickReport(
             self._number,
             now_ms,
@@ -146,18 +157,30 @@ class Engine:
             write_ms=(time.perf_counter() - valued) * 1e3,
             late_ticks=self._late_ticks,
             accounts=accounts,
-            orders=sum(len(orders) for orders in self.book.orders_of.values()),
-            quotes=len(self.book.symbols),
+            orders=len(self.book.order_ids),
+            quotes=len(self.book.market.symbols),
+            valued=len(rows),
             written=self._writer.written,
             refused=self._writer.refused,
             states=states,
             unknown_by_reason=self._count_unknown(figures),
-            refused_keys=len(self._snapshot.refused_keys),
+            refused_keys=len(self._mirror.refused_keys),
+            repaired=self._mirror.repaired,
+            inconsistent=self._inconsistent,
         )
 
+    def _verify(self, rows: RowNumbers) -> RowNumbers:
+        """Hold some accounts' figures against a valuation from scratch; returns those that differ."""
+        wrong = self._valuer.verify(rows)
+        self._inconsistent += len(wrong)
+        if len(wrong):
+            first = str(self.book.account_at(int(wrong[0])))
+            log.critical("figures_inconsistent", accounts=len(wrong), first=first, ever=self._inconsistent)
+        return wrong
+
     def _count_unknown(self, figures: Rows) -> dict[str, int]:
-        codes = Counter(figures["code"][list(self.book.account_of)].tolist()) if self.book.account_of else Counter()
-        return {reason_name(code): count for code, count in sorted(codes.items()) if not is_known(code)}
+        codes = np.bincount(figures["code"][self.book.account_rows()], minlength=256)
+        return {reason_name(code): int(codes[code]) for code in np.flatnonzero(codes).tolist() if not is_known(code)}
 
     def _log_unknown(self, figures: Rows) -> None:
         """Log an account once when it becomes unknown, or unknown for another reason, and once when it is known."""
@@ -167,12 +190,14 @@ class Engine:
         self._codes = codes
         logged = 0
         for row in np.flatnonzero(codes != before).tolist():
-            account = self.book.account_of.get(row)
-            if account is None or (is_known(codes[row]) and (before[row] == 0 or is_known(before[row]))):
+            if not self.book.account_ids.is_used(row):
+                continue
+            if is_known(codes[row]) and (before[row] == 0 or is_known(before[row])):
                 continue
             logged += 1
             if logged > _LOGGED_ACCOUNTS_A_TICK:
                 continue
+            account = self.book.account_at(row)
             if is_known(codes[row]):
                 log.info("account_known_again", account=str(account))
             else:

@@ -1,34 +1,60 @@
-"""Every hash field that is read or written, its grammar, and the typed rows it becomes.
+"""Every hash field that is read or written, its grammar, and what its values mean.
 
-Decoders never raise: a value that cannot be read becomes the row's code. A reply is what the server sent for
-one hash, `list[bytes | None]` in the order of the `*_FIELDS` tuple, or the exception it answered with.
+What is read comes as columns (`_wire`): numbers, times, words and names, with a bit for each field that was absent or
+not of its grammar. The functions here judge whole batches of them, without loops and without exceptions: a row that
+cannot be used gets a code.
 """
 
-import math
 import re
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
 
-from copyrisk import keys
+import numpy as np
+import numpy.typing as npt
+
+from copyrisk import keys, layout
+from copyrisk._columns import Columns
 from copyrisk._core import OrderEffect, RowCode
+from copyrisk._index import TextIndex
+from copyrisk._wire import REFUSED_REPLY
 from copyrisk.errors import InvalidId
+from copyrisk.layout import Rows
 from copyrisk.terms import ExecutionStatus, OrderStatus, OrderType
 
-Reply: TypeAlias = Sequence[bytes | None] | Exception
+# What ends each row of columns: which fields were absent and which not of their grammar (a bit each, in order), and
+# whether the reply came at all.
+_READING = [("absent", "u4"), ("invalid", "u4"), ("reply", "u1")]
 
-ACCOUNT_FIELDS = ("wallet_balance", "leverage", "group", "auto_cutoff_level", "auto_liquidation_level")
-ORDER_FIELDS = (
-    "symbol",
-    "order_type",
-    "order_status",
-    "execution_status",
-    "order_price",
-    "order_quantity",
-    "swap",
-    "commission",
+_WORDS = {
+    "order_type": tuple(OrderType),
+    "order_status": tuple(OrderStatus),
+    "execution_status": tuple(ExecutionStatus),
+}
+
+
+def _columns(*fields: tuple[str, str]) -> Columns:
+    return Columns(np.dtype([*fields, *_READING], align=True), _WORDS)
+
+
+#: The hashes that are read; the type says what a field is (`_columns.pyi`).
+ACCOUNT_COLUMNS = _columns(
+    ("wallet_balance", "f8"),
+    ("leverage", "f8"),
+    ("group", "i4"),
+    ("auto_cutoff_level", "f8"),
+    ("auto_liquidation_level", "f8"),
 )
-QUOTE_FIELDS = ("bid", "ask", "ts")
-INSTRUMENT_FIELDS = ("contract_size", "profit", "type", "crypto_margin_factor")
+ORDER_COLUMNS = _columns(
+    ("symbol", "i4"),
+    ("order_type", "u1"),
+    ("order_status", "u1"),
+    ("execution_status", "u1"),
+    ("order_price", "f8"),
+    ("order_quantity", "f8"),
+    ("swap", "f8"),
+    ("commission", "f8"),
+)
+QUOTE_COLUMNS = _columns(("bid", "f8"), ("ask", "f8"), ("ts", "i8"))
+INSTRUMENT_COLUMNS = _columns(("contract_size", "f8"), ("profit", "i4"), ("type", "f8"), ("crypto_margin_factor", "f8"))
 
 EQUITY = "equity"
 BALANCE = "balance"
@@ -48,97 +74,91 @@ CRYPTO = 4
 INSTRUMENT_TYPES = (1, 2, 3, CRYPTO)
 USD_LIKE = ("USD", "USDT")
 
-# Plain decimals only: no nan, inf, exponent, underscore, sign but minus, or digits outside ASCII.
-_DECIMAL = re.compile(rb"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
-_EPOCH_MS = re.compile(rb"[0-9]{1,15}")
+_NAMES_LIMIT = 65_536
 _CURRENCY = re.compile(r"[A-Z]{3,8}", re.ASCII)
-_TEXT_LIMIT_BYTES = 64
 
 
-class AccountRow(NamedTuple):
-    """Configuration of one account; `levels_valid` is false where a threshold could not be read."""
+class Names:
+    """Symbols, groups and currencies: each has a row, and is held against the grammars once.
 
-    code: int
-    balance: float = math.nan
-    leverage: float = 0.0
-    group: str = keys.STANDARD_GROUP
-    warning_level_pct: float | None = None
-    critical_level_pct: float | None = None
-    levels_valid: bool = True
+    Attributes
+    ----------
+    index : TextIndex
+    standard : int
+        Row of the fallback group.
+    """
 
+    def __init__(self) -> None:
+        self.index = TextIndex(64, _NAMES_LIMIT)
+        self.standard = self.index.put(keys.STANDARD_GROUP.encode())
+        self._is: Rows = np.zeros(0, [("symbol", "?"), ("group", "?"), ("currency", "?"), ("usd", "?")])
 
-class OrderRow(NamedTuple):
-    """One order, as far as its account's figures need it; `fees_usd` is swap - commission."""
+    def text(self, row: int) -> str:
+        """The name of a row; what is not ASCII is escaped."""
+        return self.index.text(row).decode("ascii", "backslashreplace")
 
-    code: int
-    effect: int = OrderEffect.EFFECT_UNKNOWN
-    symbol: str = ""
-    is_buy: bool = False
-    price: float = math.nan
-    lots: float = math.nan
-    fees_usd: float = math.nan
-
-
-class QuoteRow(NamedTuple):
-    """One quote; NaN and -1 stand for what the hash does not hold."""
-
-    code: int
-    bid: float = math.nan
-    ask: float = math.nan
-    ts_ms: int = -1
+    def are(self, grammar: str, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Which rows (-1: none) are a `symbol`, `group`, `currency`, or a currency that counts as `usd`."""
+        known = len(self._is)
+        if self.index.high > known:
+            self._is = np.concatenate([self._is, np.zeros(self.index.high - known, self._is.dtype)])
+            for row in range(known, self.index.high):
+                self._is[row] = _grammars_of(self.index.text(row))
+        found: npt.NDArray[np.bool_] = self._is[grammar][rows]
+        found &= rows >= 0
+        return found
 
 
-class InstrumentRow(NamedTuple):
-    """Contract terms of a symbol for a group."""
-
-    code: int
-    contract_size: float = math.nan
-    profit_currency: str = ""
-    type: int = 0
-    crypto_margin_factor: float = 1.0
-
-
-def decimal_of(value: bytes | None) -> float:
-    """The number of a plain decimal, NaN for anything else."""
-    if value is None or _DECIMAL.fullmatch(value) is None:
-        return math.nan
-    return float(value)
+def _grammars_of(name: bytes) -> tuple[bool, bool, bool, bool]:
+    text = name.decode("ascii", "replace")
+    return (
+        _passes(keys.check_symbol, text),
+        _passes(keys.check_group, text),
+        _CURRENCY.fullmatch(text) is not None,
+        text in USD_LIKE,
+    )
 
 
-def _text(value: bytes | None) -> str:
-    """Short ASCII text; anything else comes back empty, which no grammar accepts."""
-    if value is None or len(value) > _TEXT_LIMIT_BYTES or not value.isascii():
-        return ""
-    return value.decode("ascii")
-
-
-def _level_pct(value: bytes | None) -> tuple[float | None, bool]:
-    """A threshold (None: use the default) and whether it was readable."""
-    if value is None:
-        return None, True
-    level = decimal_of(value)
-    return (level, True) if level >= 0.0 else (None, False)
-
-
-def decode_account(reply: Reply) -> AccountRow:
-    """Read `ACCOUNT_FIELDS` of a configuration hash."""
-    if isinstance(reply, Exception):
-        return AccountRow(RowCode.ACCOUNT_UNREADABLE)
-    if all(value is None for value in reply):
-        return AccountRow(RowCode.ACCOUNT_MISSING)
-    balance, leverage = decimal_of(reply[0]), decimal_of(reply[1])
-    if math.isnan(balance):
-        return AccountRow(RowCode.WALLET_BALANCE_INVALID)
-    if not leverage > 0.0:
-        return AccountRow(RowCode.LEVERAGE_INVALID)
-    group = keys.STANDARD_GROUP if reply[2] is None else _text(reply[2])
+def _passes(check: Callable[[str], str], text: str) -> bool:
     try:
-        keys.check_group(group)
+        check(text)
     except InvalidId:
-        return AccountRow(RowCode.GROUP_INVALID)
-    warning, warning_valid = _level_pct(reply[3])
-    critical, critical_valid = _level_pct(reply[4])
-    return AccountRow(RowCode.OK, balance, leverage, group, warning, critical, warning_valid and critical_valid)
+        return False
+    return True
+
+
+def _bit(columns: Columns, field: str) -> int:
+    return 1 << columns.fields.index(field)
+
+
+def _is_empty(columns: Columns, read: Rows) -> npt.NDArray[np.bool_]:
+    empty: npt.NDArray[np.bool_] = read["absent"] == (1 << len(columns.fields)) - 1
+    return empty
+
+
+def judge_accounts(read: Rows, names: Names) -> Rows:
+    """(n,) `layout.ACCOUNT_READ` of configuration hashes.
+
+    A level that the account does not set, or sets to something that is none (`levels_valid` false), is NaN.
+    """
+    rows: Rows = np.zeros(len(read), layout.ACCOUNT_READ)
+    in_standard = (read["absent"] & _bit(ACCOUNT_COLUMNS, "group")) != 0
+    code = np.full(len(read), RowCode.OK, np.uint8)
+    code[~(in_standard | names.are("group", read["group"]))] = RowCode.GROUP_INVALID
+    code[~(read["leverage"] > 0.0)] = RowCode.LEVERAGE_INVALID
+    code[np.isnan(read["wallet_balance"])] = RowCode.WALLET_BALANCE_INVALID
+    code[_is_empty(ACCOUNT_COLUMNS, read)] = RowCode.ACCOUNT_MISSING
+    code[read["reply"] == REFUSED_REPLY] = RowCode.ACCOUNT_UNREADABLE
+    ok = code == RowCode.OK
+    rows["code"], rows["levels_valid"] = code, True
+    rows["balance"] = np.where(ok, read["wallet_balance"], np.nan)
+    rows["leverage"] = np.where(ok, read["leverage"], 0.0)
+    rows["group"] = np.where(ok & ~in_standard, read["group"], names.standard)
+    for ours, field in (("warning_level_pct", "auto_cutoff_level"), ("critical_level_pct", "auto_liquidation_level")):
+        usable = read[field] >= 0.0
+        rows[ours] = np.where(ok & usable, read[field], np.nan)
+        rows["levels_valid"] &= ~ok | usable | ((read["absent"] & _bit(ACCOUNT_COLUMNS, field)) != 0)
+    return rows
 
 
 _FINISHED = (OrderStatus.CLOSED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.SKIPPED)
@@ -150,18 +170,13 @@ _EFFECT_OF_EXECUTION = {
 }
 
 
-def order_effect(status: bytes | None, execution: bytes | None) -> OrderEffect:
-    """What an order with these two states does to its account.
+def order_effect(order_status: OrderStatus | None, execution_status: ExecutionStatus | None) -> OrderEffect:
+    """What an order with these two states does to its account (`None`: the hash has no such field).
 
     `order_status` decides whether the order lives; of a living one `execution_status` decides whether it is a
     position. Hashes of services that write only one of the two are read by that one; contradictions
     (OPEN but REJECTED) are unknown.
     """
-    try:
-        order_status = None if status is None else OrderStatus(_text(status))
-        execution_status = None if execution is None else ExecutionStatus(_text(execution))
-    except ValueError:
-        return OrderEffect.EFFECT_UNKNOWN
     if order_status in _FINISHED or order_status in _WAITING:
         return OrderEffect.IDLE
     if order_status is OrderStatus.QUEUED:
@@ -173,87 +188,87 @@ def order_effect(status: bytes | None, execution: bytes | None) -> OrderEffect:
     return _EFFECT_OF_EXECUTION.get(execution_status, OrderEffect.EFFECT_UNKNOWN)
 
 
-def _charge_usd(value: bytes | None) -> float:
+# By the numbers of the two words: 0 is absent; the last, for what is no such word, stays unknown.
+_EFFECTS = np.zeros((len(OrderStatus) + 2, len(ExecutionStatus) + 2), np.uint8)
+for _i, _status in enumerate((None, *OrderStatus)):
+    for _k, _execution in enumerate((None, *ExecutionStatus)):
+        _EFFECTS[_i, _k] = order_effect(_status, _execution)
+_IS_BUY = np.array([False, *(order_type.is_buy for order_type in OrderType)])
+
+
+def _word(read: Rows, field: str) -> npt.NDArray[np.intp]:
+    """Number of each row's word, one above the last for what is none."""
+    unknown = (read["invalid"] & _bit(ORDER_COLUMNS, field)) != 0
+    return np.where(unknown, len(_WORDS[field]) + 1, read[field])
+
+
+def _charge_usd(read: Rows, field: str) -> npt.NDArray[np.float64]:
     """Swap or commission: absent means none was charged, unreadable is NaN."""
-    return 0.0 if value is None else decimal_of(value)
+    return np.where(read["absent"] & _bit(ORDER_COLUMNS, field), 0.0, read[field])
 
 
-def decode_order(reply: Reply) -> OrderRow:
-    """Read `ORDER_FIELDS` of an order hash; of an order without effect only the states matter."""
-    if isinstance(reply, Exception):
-        return OrderRow(RowCode.ORDER_UNREADABLE)
-    if all(value is None for value in reply):
-        return OrderRow(RowCode.ORDER_MISSING)
-    effect = order_effect(reply[2], reply[3])
-    if effect is OrderEffect.EFFECT_UNKNOWN:
-        return OrderRow(RowCode.ORDER_STATUS_INVALID)
-    if effect is OrderEffect.IDLE:
-        return OrderRow(RowCode.OK, effect)
-    symbol = _text(reply[0])
-    try:
-        keys.check_symbol(symbol)
-    except InvalidId:
-        return OrderRow(RowCode.ORDER_SYMBOL_INVALID)
-    try:
-        is_buy = OrderType(_text(reply[1])).is_buy
-    except ValueError:
-        return OrderRow(RowCode.ORDER_TYPE_INVALID)
-    price, lots = decimal_of(reply[4]), decimal_of(reply[5])
-    swap, commission = _charge_usd(reply[6]), _charge_usd(reply[7])
-    if not price > 0.0:
-        return OrderRow(RowCode.ORDER_PRICE_INVALID)
-    if not lots > 0.0:
-        return OrderRow(RowCode.ORDER_QUANTITY_INVALID)
-    if math.isnan(swap):
-        return OrderRow(RowCode.ORDER_SWAP_INVALID)
-    if math.isnan(commission):
-        return OrderRow(RowCode.ORDER_COMMISSION_INVALID)
-    return OrderRow(RowCode.OK, effect, symbol, is_buy, price, lots, swap - commission)
+def judge_orders(read: Rows, names: Names) -> Rows:
+    """(n,) `layout.ORDER_READ` of order hashes; of an order without effect only the states matter."""
+    rows: Rows = np.zeros(len(read), layout.ORDER_READ)
+    effect = _EFFECTS[_word(read, "order_status"), _word(read, "execution_status")]
+    swap, commission = _charge_usd(read, "swap"), _charge_usd(read, "commission")
+    code = np.full(len(read), RowCode.OK, np.uint8)
+    code[np.isnan(commission)] = RowCode.ORDER_COMMISSION_INVALID
+    code[np.isnan(swap)] = RowCode.ORDER_SWAP_INVALID
+    code[~(read["order_quantity"] > 0.0)] = RowCode.ORDER_QUANTITY_INVALID
+    code[~(read["order_price"] > 0.0)] = RowCode.ORDER_PRICE_INVALID
+    code[read["order_type"] == 0] = RowCode.ORDER_TYPE_INVALID
+    code[~names.are("symbol", read["symbol"])] = RowCode.ORDER_SYMBOL_INVALID
+    code[effect == OrderEffect.IDLE] = RowCode.OK
+    code[effect == OrderEffect.EFFECT_UNKNOWN] = RowCode.ORDER_STATUS_INVALID
+    code[_is_empty(ORDER_COLUMNS, read)] = RowCode.ORDER_MISSING
+    code[read["reply"] == REFUSED_REPLY] = RowCode.ORDER_UNREADABLE
+    counts = (code == RowCode.OK) & (effect != OrderEffect.IDLE)
+    rows["code"], rows["effect"] = code, np.where(code == RowCode.OK, effect, OrderEffect.EFFECT_UNKNOWN)
+    rows["symbol"] = np.where(counts, read["symbol"], -1)
+    rows["is_buy"] = counts & _IS_BUY[read["order_type"]]
+    for ours, value in (
+        ("lots", read["order_quantity"]),
+        ("price", read["order_price"]),
+        ("fees_usd", swap - commission),
+    ):
+        rows[ours] = np.where(counts, value, np.nan)
+    return rows
 
 
-def _price(value: bytes | None) -> tuple[float, bool]:
-    """One side of a quote (NaN when absent) and whether it was readable."""
-    price = decimal_of(value)
-    return price, value is None or not math.isnan(price)
+def judge_quotes_read(read: Rows) -> Rows:
+    """(n,) `layout.QUOTE_READ`; whether the numbers make a quote is for the kernel to judge."""
+    rows: Rows = np.zeros(len(read), layout.QUOTE_READ)
+    unreadable = (read["reply"] == REFUSED_REPLY) | (read["invalid"] != 0)
+    rows["bid"], rows["ask"], rows["ts_ms"] = read["bid"], read["ask"], read["ts"]
+    rows["code"] = np.where(unreadable, RowCode.QUOTE_UNREADABLE, RowCode.OK)
+    return rows
 
 
-def decode_quote(reply: Reply) -> QuoteRow:
-    """Read `QUOTE_FIELDS`; whether the numbers make a quote is for the kernel to judge."""
-    if isinstance(reply, Exception):
-        return QuoteRow(RowCode.QUOTE_UNREADABLE)
-    bid, bid_readable = _price(reply[0])
-    ask, ask_readable = _price(reply[1])
-    if not (bid_readable and ask_readable and (reply[2] is None or decimal_of(reply[2]) >= 0.0)):
-        return QuoteRow(RowCode.QUOTE_UNREADABLE)
-    # Feeds write the time with a fraction now and then; the millisecond is what counts.
-    whole = b"" if reply[2] is None else reply[2].partition(b".")[0]
-    ts_ms = int(whole) if _EPOCH_MS.fullmatch(whole) else -1
-    return QuoteRow(RowCode.OK, bid, ask, ts_ms)
-
-
-def decode_instrument(reply: Reply) -> InstrumentRow:
-    """Read `INSTRUMENT_FIELDS` of a group's terms for a symbol."""
-    if isinstance(reply, Exception):
-        return InstrumentRow(RowCode.INSTRUMENT_UNREADABLE)
-    if all(value is None for value in reply):
-        return InstrumentRow(RowCode.INSTRUMENT_MISSING)
-    contract_size, profit, type_ = decimal_of(reply[0]), _text(reply[1]), decimal_of(reply[2])
-    if not contract_size > 0.0:
-        return InstrumentRow(RowCode.CONTRACT_SIZE_INVALID)
-    if _CURRENCY.fullmatch(profit) is None:
-        return InstrumentRow(RowCode.PROFIT_CURRENCY_INVALID)
-    if type_ not in INSTRUMENT_TYPES:
-        return InstrumentRow(RowCode.INSTRUMENT_TYPE_INVALID)
-    factor = decimal_of(reply[3]) if type_ == CRYPTO else 1.0
-    if not factor > 0.0:
-        return InstrumentRow(RowCode.CRYPTO_MARGIN_FACTOR_INVALID)
-    return InstrumentRow(RowCode.OK, contract_size, profit, int(type_), factor)
+def judge_instruments(read: Rows, names: Names) -> Rows:
+    """(n,) `layout.INSTRUMENT_READ` of a group's terms for a symbol."""
+    rows: Rows = np.zeros(len(read), layout.INSTRUMENT_READ)
+    is_crypto = read["type"] == CRYPTO
+    factor = np.where(is_crypto, read["crypto_margin_factor"], 1.0)
+    code = np.full(len(read), RowCode.OK, np.uint8)
+    code[~(factor > 0.0)] = RowCode.CRYPTO_MARGIN_FACTOR_INVALID
+    code[~np.isin(read["type"], INSTRUMENT_TYPES)] = RowCode.INSTRUMENT_TYPE_INVALID
+    code[~names.are("currency", read["profit"])] = RowCode.PROFIT_CURRENCY_INVALID
+    code[~(read["contract_size"] > 0.0)] = RowCode.CONTRACT_SIZE_INVALID
+    code[_is_empty(INSTRUMENT_COLUMNS, read)] = RowCode.INSTRUMENT_MISSING
+    code[read["reply"] == REFUSED_REPLY] = RowCode.INSTRUMENT_UNREADABLE
+    ok = code == RowCode.OK
+    rows["code"], rows["profit_currency"] = code, np.where(ok, read["profit"], -1)
+    rows["type"] = np.where(ok, read["type"], 0)
+    rows["contract_size"] = np.where(ok, read["contract_size"], np.nan)
+    rows["crypto_margin_factor"] = np.where(ok, factor, 1.0)
+    return rows
 
 
 def usd_text(value: float) -> str:
     """A figure as it is written: two decimals, correctly rounded, without a needless second zero (`500.0`).
 
-    `_wire` writes nearly all figures, to the same text; this and `exact_text` write those that it leaves to its caller.
+    `_pack` writes nearly all figures, to the same text; this and `exact_text` write those that it leaves to its caller.
     """
     text = f"{value:.2f}"
     if text.endswith("0"):

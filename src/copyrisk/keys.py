@@ -8,6 +8,9 @@ Braces in the keys are literal: they are the Redis Cluster hash tag.
 import re
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from copyrisk.errors import InvalidId
 from copyrisk.terms import AccountType
 
@@ -20,16 +23,38 @@ STANDARD_GROUP = "Standard"
 #: Hash: what the daemon's last tick saw; a portfolio that did not change is as of this `ts`.
 TICK = "copyrisk:tick"
 
-#: `SCAN` patterns that find every account: by its configuration, or by orders without one.
-CONFIG_PATTERN = "user:{*}:config"
-ORDERS_INDEX_PATTERN = "user_orders_index:{*}"
-
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._#-]{0,31}", re.ASCII)
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}", re.ASCII)
 
 _SHOWN_CHARS = 80
+_ID_CHARACTER = np.zeros(256, np.bool_)
+_ID_CHARACTER[[code for code in range(1, 128) if _ORDER_ID.fullmatch(chr(code))]] = True
+
+
+class Shape(NamedTuple):
+    """What stands before and after `T:U` in an account's keys."""
+
+    before: bytes
+    after: bytes
+
+    def of(self, account: "Account") -> str:
+        """The key of this account."""
+        return f"{self.before.decode()}{account}{self.after.decode()}"
+
+    @property
+    def pattern(self) -> str:
+        """For `SCAN`."""
+        return f"{self.before.decode()}*{self.after.decode()}"
+
+
+CONFIG = Shape(b"user:{", b"}:config")
+ORDERS_INDEX = Shape(b"user_orders_index:{", b"}")
+HOLDING = Shape(b"user_holdings:{", b"}:")  # the order's id follows
+PORTFOLIO = Shape(b"user_portfolio:{", b"}")
+#: What the daemon must hear of when it changes: the keys its figures come from, and who copies whom.
+TRACKED_PREFIXES = ("user_holdings:", "user_orders_index:", "user:", "groups:", "copy_")
 
 
 class Account(NamedTuple):
@@ -56,6 +81,13 @@ def check_account_id(value: str) -> str:
 def check_order_id(value: str) -> str:
     """Return `value` if it is an order id, else raise `InvalidId`."""
     return _checked(_ORDER_ID, "order id", value)
+
+
+def are_order_ids(cells: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """(n,) bool for (n, 65) cells, a byte for the size and the text: which are order ids."""
+    good: npt.NDArray[np.bool_] = _ID_CHARACTER[cells[:, 1:]].sum(axis=1) == cells[:, 0]
+    good &= cells[:, 0] > 0
+    return good
 
 
 def check_symbol(value: str) -> str:
@@ -85,36 +117,42 @@ def parse_account(text: str) -> Account:
     return account(user_type, user_id)
 
 
-def account_of_key(key: bytes) -> Account:
-    """The account whose hash tag a scanned key carries."""
-    tag = key.partition(b"{")[2].partition(b"}")[0]
+def tag_of_key(key: bytes) -> bytes | None:
+    """`T:U`, unchecked, of a key that is shaped like an account's configuration, index or order; else `None`."""
+    for shape in (CONFIG, ORDERS_INDEX):
+        if key.startswith(shape.before) and key.endswith(shape.after):
+            return key[len(shape.before) : -len(shape.after)]
+    if key.startswith(HOLDING.before) and HOLDING.after in key:
+        return key[len(HOLDING.before) : key.index(HOLDING.after)]
+    return None
+
+
+def account_of_tag(tag: bytes) -> Account:
+    """The account of `T:U` as the bytes of a key hold it."""
     try:
-        found = parse_account(tag.decode("ascii"))
+        return parse_account(tag.decode("ascii"))
     except UnicodeDecodeError:
-        raise InvalidId(f"not an account key: {key[:_SHOWN_CHARS]!r}", code="invalid_account") from None
-    if key not in (config(found).encode(), orders_index(found).encode()):
-        raise InvalidId(f"not an account key: {key[:_SHOWN_CHARS]!r}", code="invalid_account")
-    return found
+        raise InvalidId(f"not an account (type:id): {tag[:_SHOWN_CHARS]!r}", code="invalid_account") from None
 
 
 def config(account: Account) -> str:
     """Hash: balance, leverage, group, levels and follower settings."""
-    return f"user:{{{account}}}:config"
+    return CONFIG.of(account)
 
 
 def holding(account: Account, order_id: str) -> str:
     """Hash: one order of the account."""
-    return f"user_holdings:{{{account}}}:{order_id}"
+    return HOLDING.of(account) + order_id
 
 
 def orders_index(account: Account) -> str:
     """Set: the ids of the account's orders."""
-    return f"user_orders_index:{{{account}}}"
+    return ORDERS_INDEX.of(account)
 
 
 def portfolio(account: Account) -> str:
     """Hash: the account's figures, written each tick they change."""
-    return f"user_portfolio:{{{account}}}"
+    return PORTFOLIO.of(account)
 
 
 def symbol_holders(symbol: str, user_type: AccountType) -> str:

@@ -115,17 +115,42 @@ FIGURES = np.dtype(
     ]
 )
 
-#: What a portfolio says, as integers; `_wire.pyx` documents every field.
-WRITTEN = np.dtype(
+#: What a portfolio says, as integers; `_pack.pyx` documents every field.
+WRITTEN = np.dtype([("cents", "i8", (7,)), ("exact", "f8", (2,)), ("is_known", "i8")])
+
+#: A set as `_wire` reads it: `count` cells from `first`; `reply` says whether it came, as in `fields.py`.
+MEMBERS = np.dtype([("first", "i8"), ("count", "i4"), ("reply", "u1"), ("_pad", "u1", (3,))])
+
+#: Hashes once they are judged (`fields`): names are rows of `fields.Names`, codes are `RowCode`.
+ACCOUNT_READ = np.dtype(
     [
-        ("equity_cents", "i8"),
-        ("balance_cents", "i8"),
-        ("free_margin_cents", "i8"),
-        ("used_margin_cents", "i8"),
-        ("margin_level_cents", "i8"),
-        ("open_pnl_cents", "i8"),
-        ("used_margin_executed", "f8"),
-        ("used_margin_all", "f8"),
-        ("is_known", "i8"),
+        ("balance", "f8"),
+        ("leverage", "f8"),
+        ("warning_level_pct", "f8"),
+        ("critical_level_pct", "f8"),
+        ("group", "i4"),
+        ("code", "u1"),
+        ("levels_valid", "?"),
+    ]
+)
+ORDER_READ = np.dtype(
+    [
+        ("lots", "f8"),
+        ("price", "f8"),
+        ("fees_usd", "f8"),
+        ("symbol", "i4"),
+        ("effect", "u1"),
+        ("is_buy", "u1"),
+        ("code", "u1"),
+    ]
+)
+QUOTE_READ = np.dtype([("bid", "f8"), ("ask", "f8"), ("ts_ms", "i8"), ("code", "u1")])
+INSTRUMENT_READ = np.dtype(
+    [
+        ("contract_size", "f8"),
+        ("crypto_margin_factor", "f8"),
+        ("profit_currency", "i4"),
+        ("type", "u1"),
+        ("code", "u1"),
     ]
 )

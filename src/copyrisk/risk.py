@@ -14,8 +14,10 @@ from copyrisk._core import (
     RowCode,
     fold_accounts,
     judge_quotes,
+    moved_marks,
     price_legs,
     value_accounts,
+    value_rows,
 )
 from copyrisk.book import Book
 from copyrisk.errors import ShapeError, is_known, reason_name
@@ -32,32 +34,99 @@ _FIRST_ACCOUNT_CODE = RowCode.ACCOUNT_MISSING
 
 
 class Valuer:
-    """Values a whole book; keeps the buffers between ticks.
+    """Values a whole book, and again only what moved; keeps the buffers between ticks.
+
+    An account's figures follow from its own row, its legs, and what the quotes make of the instruments it holds. So
+    after a tick in which nothing else changed they are what they were, to the bit.
 
     Attributes
     ----------
     figures : (a,) Figures
-        One row per account row, of the last `value`.
+        One row per account row, as of the last `value`.
     """
 
     def __init__(self, book: Book) -> None:
         self._book = book
         self._side = _CONVERSION_SIDE[book.rules.rate_side]
-        self._leg_rates: Rows = np.zeros(0, layout.LEG_RATE)
+        self._rates: Rows = np.zeros(0, layout.LEG_RATE)
+        self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._suspects: npt.NDArray[np.int32] = np.zeros(0, np.int32)
         self.figures: Rows = np.zeros(0, layout.FIGURES)
 
-    def value(self, now_ms: int, market_is_open: npt.NDArray[np.uint8]) -> Rows:
-        """Value every account of the book from its quotes as they are now; returns `figures`."""
+    def value(self, now_ms: int, market_is_open: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+        """Bring `figures` up to the book and its quotes as they are now.
+
+        Returns
+        -------
+        (k,) int32
+            Account rows that were valued; all others stand as they were.
+        """
         book = self._book
-        book.fold()
-        if len(self._leg_rates) != 2 * len(book.instruments):
-            self._leg_rates = np.zeros(2 * len(book.instruments), layout.LEG_RATE)
-        if len(self.figures) != len(book.accounts):
-            self.figures = np.zeros(len(book.accounts), layout.FIGURES)
-        judge_quotes(book.quotes, now_ms, market_is_open)
-        price_legs(book.instruments, book.quotes, self._side, self._leg_rates)
-        value_accounts(book.accounts, book.legs, self._leg_rates, book.instruments, self.figures)
-        return self.figures
+        book.stale[self._suspects] = 1
+        folded = book.fold()
+        accounts, market = book.accounts, book.market
+        if len(self.figures) != len(accounts):
+            grown: Rows = np.zeros(len(accounts), layout.FIGURES)
+            grown[: len(self.figures)] = self.figures
+            self.figures = grown
+        judge_quotes(market.quotes, now_ms, market_is_open)
+        touched = (book.marks & np.uint64(self._price())) != 0
+        touched[folded] = True
+        rows = np.flatnonzero(touched).astype(np.int32)
+        value_rows(rows, accounts, book.legs, self._rates, market.instruments, self.figures)
+        if len(self._suspects):
+            self.verify(self._suspects)
+        return rows
+
+    def _price(self) -> int:
+        """Work the rates out anew; returns the bits of the symbols for which something moved."""
+        instruments = self._book.market.instruments
+        rates: Rows = np.zeros(2 * len(instruments), layout.LEG_RATE)
+        price_legs(instruments, self._book.market.quotes, self._side, rates)
+        moved = moved_marks(instruments, rates, self._rates, self._codes)
+        self._rates, self._codes = rates, instruments["code"].copy()
+        return moved
+
+    def verify(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Value accounts from their orders, from scratch, and hold the result against `figures`.
+
+        An account that differs, by a bit, becomes unknown; each `value` folds, values and verifies it again until it
+        agrees.
+
+        Returns
+        -------
+        (k,) int32
+            Rows that differ.
+        """
+        book, count = self._book, len(rows)
+        room = book.order_counts(rows)
+        accounts, figures = book.accounts[rows], np.zeros(count, layout.FIGURES)
+        accounts["first"], accounts["capacity"] = np.cumsum(room) - room, room
+        legs: Rows = np.zeros(max(int(room.sum()), 1), layout.LEG)
+        fold_accounts(
+            np.arange(count, dtype=np.int32),
+            accounts,
+            book.order_heads[rows],
+            book.orders,
+            book.market.instruments,
+            legs,
+            np.zeros(count, np.uint64),
+            np.empty(max(int(room.max(initial=0)), 1), layout.EXPOSURE),
+            book.rules.nets_orders,
+        )
+        value_accounts(accounts, legs, self._rates, book.market.instruments, figures)
+        wrong: npt.NDArray[np.int32] = rows[_bits(figures) != _bits(self.figures[rows])]
+        self.figures["state"][wrong], self.figures["code"][wrong] = _INCONSISTENT
+        self._suspects = np.union1d(np.setdiff1d(self._suspects, rows), wrong).astype(np.int32)
+        return wrong
+
+
+_INCONSISTENT = LadderState.STATE_UNKNOWN, RowCode.FIGURES_INCONSISTENT
+
+
+def _bits(rows: Rows) -> npt.NDArray[np.void]:
+    """Rows as plain bytes: equal where every bit is."""
+    return np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize)))
 
 
 def calc_status(figure: Any) -> CalcStatus:
@@ -85,23 +154,22 @@ def reasons(book: Book, figures: Rows, row: int) -> list[str]:
     if status is CalcStatus.ERROR:
         return [reason_name(int(figures[row]["code"]))]
     found: set[str] = set()
-    for order_id, order_row in book.orders_of[row].items():
+    for order_id, order_row in book.orders_of(row).items():
         order = book.orders[order_row]
         if order["code"] != RowCode.OK:
             found.add(f"{reason_name(order['code'])}:{order_id}")
         elif order["effect"] != OrderEffect.IDLE:
             instrument = int(order["instrument"])
-            verdict = int(book.instruments[instrument]["code"])
+            verdict = int(book.market.instruments[instrument]["code"])
             if not is_known(verdict):
-                found.add(f"{reason_name(verdict)}:{book.instrument_keys[instrument].symbol}")
+                found.add(f"{reason_name(verdict)}:{book.market.instrument_keys[instrument].symbol}")
     # Nothing it holds is unknown: then what all of it adds up to is out of range.
     return sorted(found)[:_REASONS_LIMIT] or [reason_name(RowCode.FIGURES_OUT_OF_RANGE)]
 
 
 def count_states(book: Book, figures: Rows) -> dict[LadderState, int]:
     """How many accounts stand on each rung."""
-    in_use = np.fromiter(book.account_of, np.int64, len(book.account_of))
-    counts = np.bincount(figures["state"][in_use], minlength=len(LadderState))
+    counts = np.bincount(figures["state"][book.account_rows()], minlength=len(LadderState))
     return {state: int(counts[state]) for state in LadderState}
 
 
@@ -141,7 +209,8 @@ def fold_all(accounts: Rows, orders: Rows, instruments: Rows, *, net_orders: boo
     loose: Rows = np.zeros(len(orders), layout.LEG)
     scratch = np.empty(max(int(count.max(initial=0)), 1), layout.EXPOSURE)
     rows = np.arange(len(accounts), dtype=np.int32)
-    fold_accounts(rows, accounts, head, orders, instruments, loose, scratch, net_orders)
+    marks = np.zeros(len(accounts), np.uint64)
+    fold_accounts(rows, accounts, head, orders, instruments, loose, marks, scratch, net_orders)
     kept = accounts["n_legs"].astype(np.int64)
     first = np.cumsum(kept) - kept
     packed = loose[np.repeat(accounts["first"] - first, kept) + np.arange(int(kept.sum()))]

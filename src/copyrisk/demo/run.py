@@ -60,7 +60,7 @@ def run_demo(settings: Settings, options: DemoOptions, console: Console, stop: t
         console.print(f"seeded {report.accounts} accounts with {report.orders} orders", highlight=False)
         # The demo's market never sleeps, whatever the weekday.
         hours = replace(settings.hours(), always_open=True)
-        engine = Engine(pipe, Book(settings.rules()), hours, settings.tick.period_ms)
+        engine = Engine(client, Book(settings.rules()), hours, settings.tick.period_ms)
         with _feeding(url, options):
             return _watch(engine, options.ticks, console, stop)
 

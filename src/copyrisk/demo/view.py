@@ -173,7 +173,7 @@ class LiveView:
             table.add_column(heading, justify="right", no_wrap=True)
         styles = {state: style for state, _, style in _STATES}
         for row in closest_rows(engine, count):
-            figure, account = engine.figures[row], engine.book.account_of[row]
+            figure, account = engine.figures[row], engine.book.account_at(row)
             table.add_row(
                 str(account),
                 Text(f"{figure['margin_level_pct']:,.2f}", styles[LadderState(figure["state"])]),

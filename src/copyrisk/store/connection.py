@@ -55,7 +55,7 @@ def connect(url: str, *, connect_timeout_ms: int, reply_timeout_ms: int) -> redi
         client: redis.Redis = redis.Redis.from_url(
             url,
             client_name="copyrisk",
-            protocol=2,
+            protocol=3,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=connect_timeout_ms / 1000.0,
             socket_timeout=reply_timeout_ms / 1000.0,

@@ -96,7 +96,7 @@ class Pipe:
                 continue
             received = sock.recv(_READ_BYTES)
             if not received:
-                raise StoreUnavailable("the server closed the connection")
+                raise StoreUnavailable("the server closed the connection", code="server_unreachable")
             reader.feed(received)
 
 

@@ -1,0 +1,257 @@
+"""The mirror: a book that equals what Redis holds, with one round trip a tick that asks only for what changed.
+
+The server reports each key that changes (`CLIENT TRACKING`, `BCAST`). A tick takes these reports and asks, in one
+exchange, for all quotes, the hashes and sets that were reported, a slice of the accounts whatever was reported (so that
+the mirror proves itself), and a page of `SCAN`. What an answer brings to light, a new account, order, instrument or
+conversion pair, is asked for in a further, small exchange of the same tick.
+
+Everything is read anew at the start, behind a new connection, after a `FLUSHALL`, when more was reported than is kept,
+and in each tick where the server does not report. Failure: an exchange that fails raises and drops the connection;
+nothing may be decided until a later `read`, which then reads everything anew, has succeeded.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from copyrisk import fields, keys
+from copyrisk._core import RowCode
+from copyrisk._wire import READ
+from copyrisk.book import Book, RowNumbers
+from copyrisk.errors import InvalidId, StoreError
+from copyrisk.keys import Account
+from copyrisk.layout import Rows
+from copyrisk.market import InstrumentKey
+from copyrisk.store.link import Link
+from copyrisk.store.notices import News, Notices
+from copyrisk.store.pipe import pack
+from copyrisk.store.reads import Reads
+from copyrisk.store.terms import Terms
+
+log = structlog.get_logger(__name__)
+
+_ROUNDS_LIMIT = 16
+_FIRST_PAGE, _PAGE = 10_000, 1_000
+_PATTERNS = (keys.CONFIG.pattern, keys.ORDERS_INDEX.pattern)
+_REFUSED_KEYS_REMEMBERED = 1_000
+_LOGGED_AT_ONCE = 20
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What an exchange is to ask for besides terms and quotes."""
+
+    config_rows: RowNumbers
+    index_rows: RowNumbers
+    owners: RowNumbers
+    cells: npt.NDArray[np.uint8]
+
+
+class Mirror:
+    """Keeps a book equal to what Redis held at the last successful `read`.
+
+    Attributes
+    ----------
+    reread, wished : (n,) int32
+        Account rows of the last `read`'s slice, and those that a service wants written again.
+    repaired : int
+        Accounts in which a slice found a difference that no report explains.
+    refused_keys : set of bytes
+        Keys that look like an account's but are not.
+    """
+
+    def __init__(self, link: Link, book: Book) -> None:
+        self._link, self._book = link, book
+        self._notices, self._reads = Notices(link), Reads(link, book)
+        self._terms = Terms(self._reads, book)
+        self._everything = True
+        self._cursor, self._pattern, self._next = b"0", 0, 0
+        self._suspects: set[int] = set()
+        self._quote_requests: list[bytes] = []
+        self.reread = self.wished = np.zeros(0, np.int32)
+        self.repaired = 0
+        self.refused_keys: set[bytes] = set()
+
+    def read(self, share: float) -> None:
+        """Bring the book up to date, reading at least this share of the accounts again.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            The book may hold part of the news; nothing may be decided on it until a later `read` succeeds.
+        """
+        if self._link.open():
+            self._everything = True
+            self._notices.subscribe()
+        news = self._notices.take(self._book)
+        self._everything |= news.everything
+        if self._everything:
+            self._scan_everything()
+        else:
+            self._reads.page(self._cursor, _PATTERNS[self._pattern], _PAGE)
+        self.wished = self._book.ensure_accounts(news.wished)
+        to_read = np.concatenate([self._found(news.others), self.wished])
+        reported = set(np.concatenate([to_read, news.config_rows, news.index_rows, news.order_owners]).tolist())
+        self._judge_suspects(reported)
+        proves_itself = self._notices.tracks and not self._everything
+        self.reread = self._slice(share) if proves_itself else self._book.account_rows()
+        wanted = self._whole(np.unique(np.concatenate([self.reread, to_read])))
+        wanted.config_rows = np.union1d(wanted.config_rows, news.config_rows)
+        wanted.index_rows = np.union1d(wanted.index_rows, news.index_rows)
+        wanted.owners = np.concatenate([wanted.owners, news.order_owners])
+        wanted.cells = np.concatenate([wanted.cells, news.order_cells])
+        changed = self._exchange(wanted, self._terms_to_read(news, share if proves_itself else 1.0))
+        if proves_itself:
+            self._suspects = (changed & set(self.reread.tolist())) - reported
+        self.reread, self.wished = self._in_use(self.reread), self._in_use(self.wished)
+        self._everything = False
+
+    def _terms_to_read(self, news: News, share: float) -> list[InstrumentKey]:
+        reported = (self._terms.changed(key) for key in news.others)
+        return [*self._terms.slice(share), *(changed for changed in reported if changed is not None)]
+
+    # ---- exchanges
+
+    def _exchange(self, wanted: _Wanted, terms: list[InstrumentKey]) -> set[int]:
+        """Ask, and ask for what the answers bring to light; returns the rows of accounts that changed."""
+        book, market, first_quote = self._book, self._book.market, 0
+        changed: set[int] = set()
+        scanned = not self._everything
+        touched = [wanted.config_rows, wanted.index_rows]
+        for _ in range(_ROUNDS_LIMIT):
+            configs, lists = self._reads.accounts(wanted.config_rows), self._reads.order_lists(wanted.index_rows)
+            orders, quotes = self._reads.orders(wanted.owners, wanted.cells), self._ask_quotes(first_quote)
+            has_terms = self._terms.ask(terms)
+            self._reads.exchange()
+            market.set_quotes(first_quote, fields.judge_quotes_read(quotes))
+            first_quote += len(quotes)
+            changed |= self._apply_configs(wanted.config_rows, configs)
+            new_orders = self._apply_lists(wanted.index_rows, lists, changed)
+            changed |= self._apply_orders(wanted, orders)
+            if has_terms:
+                self._terms.apply()
+            new_accounts = self._take_page() if scanned else np.zeros(0, np.int32)
+            scanned = False
+            touched.append(new_accounts)
+            wanted, terms = self._whole(new_accounts), []
+            wanted.owners = np.concatenate([wanted.owners, book.orders["account"][new_orders]])
+            wanted.cells = np.concatenate([wanted.cells, book.order_ids.cells(new_orders)])
+            lacking = self._terms.are_lacking() or first_quote < len(market.symbols)
+            if not (len(wanted.owners) or len(new_accounts) or lacking):
+                break
+        else:
+            raise AssertionError("accounts, orders, instruments, pairs: nothing hangs on a conversion pair")
+        self._remove_vanished(np.unique(np.concatenate(touched)))
+        return changed
+
+    def _whole(self, rows: RowNumbers) -> _Wanted:
+        """Everything of these accounts."""
+        orders = self._book.order_rows_of(rows)
+        orders = orders[self._book.orders["code"][orders] != RowCode.ORDER_ID_INVALID]
+        return _Wanted(rows, rows, self._book.orders["account"][orders], self._book.order_ids.cells(orders))
+
+    def _ask_quotes(self, first: int) -> Rows:
+        """All quotes from a row on."""
+        symbols, packed = self._book.market.symbols, self._quote_requests
+        for symbol in symbols[len(packed) :]:
+            packed.append(pack("HMGET", keys.market(symbol), *fields.QUOTE_COLUMNS.fields))
+        return self._reads.packed(fields.QUOTE_COLUMNS, b"".join(packed[first:]), len(packed) - first)
+
+    def _slice(self, share: float) -> RowNumbers:
+        """The next accounts to read whatever was reported."""
+        rows = self._book.account_rows()
+        count = min(len(rows), math.ceil(share * len(rows)))
+        chosen = np.take(rows, np.arange(self._next, self._next + count), mode="wrap") if len(rows) else rows
+        self._next = (self._next + count) % max(len(rows), 1)
+        return chosen
+
+    # ---- answers
+
+    def _apply_configs(self, rows: RowNumbers, read: Rows) -> set[int]:
+        changed, replaced = self._book.set_accounts(rows, fields.judge_accounts(read, self._book.market.names))
+        for row in rows[replaced].tolist()[:_LOGGED_AT_ONCE]:
+            log.warning("levels_replaced_by_default", account=str(self._book.account_at(row)))
+        return set(rows[changed].tolist())
+
+    def _apply_lists(self, rows: RowNumbers, lists: Rows, changed: set[int]) -> RowNumbers:
+        """Take order indexes; returns the orders to read."""
+        cells = self._link.replies.take_members()
+        readable = lists["reply"] == READ
+        listed, new = self._book.list_orders(rows[readable], lists["count"][readable], cells)
+        hidden = self._book.hide_orders(rows[~readable])
+        changed |= set(rows[readable][listed].tolist()) | set(rows[~readable][hidden].tolist())
+        return new
+
+    def _apply_orders(self, wanted: _Wanted, read: Rows) -> set[int]:
+        """Take orders that are in their account's index now."""
+        rows = self._book.order_ids.find_cells(wanted.owners, wanted.cells)
+        here = rows >= 0
+        here[here] = self._book.orders["code"][rows[here]] != RowCode.ORDER_ID_INVALID
+        changed = self._book.set_orders(rows[here], fields.judge_orders(read[here], self._book.market.names))
+        return set(wanted.owners[here][changed].tolist())
+
+    def _remove_vanished(self, rows: RowNumbers) -> None:
+        """Forget accounts that have neither a configuration nor orders any more."""
+        rows = self._in_use(rows)
+        missing = self._book.accounts["read_code"][rows] == RowCode.ACCOUNT_MISSING
+        gone = rows[missing & (self._book.order_counts(rows) == 0)]
+        if len(gone):
+            log.info("accounts_removed", count=len(gone), first=str(self._book.account_at(int(gone[0]))))
+            self._book.remove_accounts(gone)
+
+    def _in_use(self, rows: RowNumbers) -> RowNumbers:
+        used: RowNumbers = rows[self._book.born[rows] != 0]
+        return used
+
+    def _judge_suspects(self, reported: set[int]) -> None:
+        """Differences that a slice found, and that no report has explained by now, are errors of somebody."""
+        unexplained = sorted(self._suspects - reported)
+        self._suspects = set()
+        self.repaired += len(unexplained)
+        for row in self._in_use(np.array(unexplained, np.int32)).tolist()[:_LOGGED_AT_ONCE]:
+            log.error("mirror_differed", account=str(self._book.account_at(row)), repaired=self.repaired)
+
+    # ---- finding accounts
+
+    def _scan_everything(self) -> None:
+        self._cursor, self._pattern = b"0", 0
+        while True:
+            self._reads.page(self._cursor, _PATTERNS[self._pattern], _FIRST_PAGE)
+            self._reads.exchange()
+            if self._link.error:
+                raise StoreError(f"the server refused SCAN: {self._link.error}", code="server_no_permission")
+            self._take_page()
+            if self._cursor == b"0" and self._pattern == 0:
+                return
+
+    def _take_page(self) -> RowNumbers:
+        """Rows of the accounts on a page that are new."""
+        cursor, found = self._link.replies.take_page()
+        if not cursor:
+            log.error("scan_refused", reason=self._link.error)
+            return np.zeros(0, np.int32)
+        self._cursor = cursor
+        if cursor == b"0":
+            self._pattern = (self._pattern + 1) % len(_PATTERNS)
+        return self._found(found)
+
+    def _found(self, found: Iterable[bytes]) -> RowNumbers:
+        """Rows of accounts that these keys are of and that are new; they are unknown until read."""
+        tags = {tag for key in found if (tag := keys.tag_of_key(key)) is not None}
+        accounts: list[Account] = []
+        for tag in tags:
+            if self._book.account_ids.row_of(tag) < 0:
+                try:
+                    accounts.append(keys.account_of_tag(tag))
+                except InvalidId as refusal:
+                    self._refuse(tag, refusal)
+        return self._book.ensure_accounts(accounts)
+
+    def _refuse(self, tag: bytes, refusal: InvalidId) -> None:
+        if tag not in self.refused_keys and len(self.refused_keys) < _REFUSED_KEYS_REMEMBERED:
+            self.refused_keys.add(tag)
+            log.warning("key_refused", code=refusal.code, reason=str(refusal))

@@ -1,0 +1,85 @@
+"""Contract terms of instruments: a group's own, or those of `Standard` where it has none."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from copyrisk import fields, keys
+from copyrisk._core import RowCode
+from copyrisk.book import Book
+from copyrisk.market import InstrumentKey
+from copyrisk.store.reads import Reads
+
+
+class Terms:
+    """Which terms are to be read, and what was read of them."""
+
+    def __init__(self, reads: Reads, book: Book) -> None:
+        self._reads, self._market = reads, book.market
+        self._mark_stale = book.mark_stale
+        self._known: dict[InstrumentKey, Any] = {}
+        self._of_key: dict[bytes, InstrumentKey] = {}
+        self._rows_of_symbol: dict[str, list[int]] = {}
+        self._watched = 0
+        self._next = 0
+        self._asked: list[InstrumentKey] = []
+        self._new: list[int] = []
+
+    def changed(self, key: bytes) -> InstrumentKey | None:
+        """The terms that a key holds, if anybody needs them."""
+        return self._of_key.get(key)
+
+    def slice(self, share: float) -> list[InstrumentKey]:
+        """The next terms to read whatever was reported."""
+        every = list(self._of_key.values())
+        count = min(len(every), math.ceil(share * len(every)))
+        chosen = [every[(self._next + k) % len(every)] for k in range(count)]
+        self._next = (self._next + count) % max(len(every), 1)
+        return chosen
+
+    def are_lacking(self) -> bool:
+        """Whether the book has instruments whose terms were never asked for."""
+        return self._watched < len(self._market.instrument_keys)
+
+    def ask(self, wanted: Sequence[InstrumentKey]) -> bool:
+        """Ask for these, and for those that the book needs and that were never asked for.
+
+        Returns whether there is anything to `apply`.
+        """
+        asked = dict.fromkeys(wanted)
+        instruments = self._market.instrument_keys
+        self._new = list(range(self._watched, len(instruments)))
+        for row in self._new:
+            self._rows_of_symbol.setdefault(instruments[row].symbol, []).append(row)
+            for needed in (instruments[row], InstrumentKey(keys.STANDARD_GROUP, instruments[row].symbol)):
+                if needed not in self._known:
+                    self._known[needed] = None
+                    self._of_key[keys.group(needed.group, needed.symbol).encode()] = needed
+                    asked[needed] = None
+        self._watched = len(instruments)
+        self._asked = list(asked)
+        self._answers = self._reads.named(
+            fields.INSTRUMENT_COLUMNS, [keys.group(needed.group, needed.symbol) for needed in self._asked]
+        )
+        return bool(self._asked or self._new)
+
+    def apply(self) -> None:
+        """Take the answers into the book."""
+        affected = set(self._new)
+        judged = fields.judge_instruments(self._answers, self._market.names)
+        for needed, terms in zip(self._asked, judged, strict=True):
+            before, self._known[needed] = self._known[needed], terms
+            if before is None or before.tobytes() != terms.tobytes():
+                rows = self._rows_of_symbol[needed.symbol]
+                in_standard = needed.group == keys.STANDARD_GROUP
+                affected.update(r for r in rows if in_standard or self._market.instrument_keys[r] == needed)
+        moved = 0
+        for row in sorted(affected):
+            moved |= self._market.set_instrument(row, self._terms_of(self._market.instrument_keys[row]))
+        self._mark_stale(moved)
+
+    def _terms_of(self, instrument: InstrumentKey) -> Any:
+        own = self._known[instrument]
+        if own["code"] == RowCode.INSTRUMENT_MISSING:
+            return self._known[InstrumentKey(keys.STANDARD_GROUP, instrument.symbol)]
+        return own
