@@ -1,19 +1,22 @@
 """From a book to figures and words: flat arrays give the same, buffers are kept, an unknown reserve is said."""
 
+import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copyrisk import ConversionSide, OrderEffect, RowCode, fold_all, layout, price_legs, value_accounts
 from copyrisk._core import LadderState
 from copyrisk.keys import parse_account
+from copyrisk.market import InstrumentKey
 from copyrisk.risk import Valuer, calc_status, count_states, reasons
 from copyrisk.rules import ValuationRules
 from copyrisk.terms import Hedging, RateSide
-from tests.books import NOW_MS, PlainBook, figures_of, fill_account, fill_market
-from tests.decoders import OrderRow, QuoteRow
+from tests.books import NOW_MS, OPEN, PlainBook, figures_of, fill_account, fill_market
+from tests.decoders import AccountRow, InstrumentRow, OrderRow, QuoteRow
 
 CLOSED = np.zeros(5, np.uint8)
 TERMS = {"bid": "1.1", "ask": "1.1001", "contract_size": "100000", "profit": "USD", "type": "1"}
@@ -195,3 +198,89 @@ def test_sides_that_cancel_use_no_margin_however_their_lots_add_up() -> None:
         figures = figures_of(Valuer(book))
         assert figures["used_margin_executed"][row] == figures["margin_level_pct"][row] == 0.0
         assert figures["state"][row] == LadderState.NO_MARGIN
+
+
+SYMBOLS = [terms["symbol"] for terms in MARKET]
+changes = st.one_of(
+    st.tuples(st.just("quote"), st.sampled_from(SYMBOLS), st.sampled_from([1.1, 1.2, math.nan])),
+    st.tuples(st.just("stale"), st.sampled_from(SYMBOLS), st.just(0.0)),
+    st.tuples(st.just("order"), st.sampled_from(SYMBOLS), st.sampled_from([0.1, 0.5])),
+    st.tuples(st.just("terms"), st.sampled_from(SYMBOLS), st.sampled_from([1.0, 100_000.0])),
+    st.tuples(st.just("balance"), st.just("EURUSD"), st.sampled_from([5.0, 500.0])),
+    st.tuples(st.just("market"), st.just("EURUSD"), st.sampled_from([0.0, 1.0])),
+    st.tuples(st.just("wait"), st.just("EURUSD"), st.sampled_from([0.0, 29_000.0])),
+    st.tuples(st.just("add"), st.just("EURUSD"), st.just(0.0)),
+    st.tuples(st.just("remove"), st.just("EURUSD"), st.just(0.0)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(changes, st.integers(0, 5)), max_size=25), st.sampled_from([RateSide.ASK, RateSide.SIDE]))
+def test_what_is_valued_again_and_what_is_left_is_as_from_scratch(sequence: list[Any], side: RateSide) -> None:
+    book = book_of(*[[buy(symbol) for symbol in SYMBOLS[: 1 + n % 4]] for n in range(6)], rules=ValuationRules(side))
+    valuer, is_open, at_ms = Valuer(book), OPEN.copy(), NOW_MS
+    for (kind, symbol, value), number in sequence:
+        row = book.row_of(parse_account(f"live:{number}"))
+        if kind in ("quote", "stale"):
+            ts_ms = at_ms - (31_000 if kind == "stale" else 0)
+            book.set_quote(
+                book.market.quote_row[symbol], QuoteRow(RowCode.OK, value or 1.1, (value or 1.1) * 1.001, ts_ms)
+            )
+        elif kind == "order" and row >= 0:
+            book.set_order(row, f"N{number}", OrderRow(RowCode.OK, OrderEffect.EXECUTED, symbol, True, 1.1, value, 0.0))
+        elif kind == "terms":
+            instrument = book.market.instrument_row[InstrumentKey("Standard", symbol)]
+            book.set_instrument(instrument, InstrumentRow(RowCode.OK, value, "USD", 1))
+        elif kind == "balance" and row >= 0:
+            book.set_account(row, AccountRow(RowCode.OK, value, 100.0))
+        elif kind == "market":
+            is_open[1:4] = int(value)
+        elif kind == "wait":
+            at_ms += int(value)
+        elif kind == "add":
+            fill_account(book, f"live:{number}", CONFIG, [buy()])
+        elif kind == "remove" and row >= 0:
+            book.remove_account(parse_account(f"live:{number}"))
+        before = valuer.figures.copy()
+        valued = valuer.value(at_ms, is_open)
+        scratch = Valuer(book)
+        scratch.value(at_ms, is_open)
+        used = book.account_rows()
+        assert valuer.figures[used].tobytes() == scratch.figures[used].tobytes()
+        left = np.setdiff1d(np.arange(len(before)), valued)
+        assert valuer.figures[left].tobytes() == before[left].tobytes()
+        assert len(valuer.verify(used)) == 0
+
+
+def test_only_holders_of_what_moved_are_valued() -> None:
+    symbols = [f"SYM{number:02d}" for number in range(40)]
+    market = [{**TERMS, "symbol": symbol} for symbol in symbols]
+    book = book_of(*[[buy(symbols[n % 40]), buy(symbols[(n + 1) % 40])] for n in range(400)], market=market)
+    valuer = Valuer(book)
+    assert len(valuer.value(NOW_MS, OPEN)) == 400
+    assert len(valuer.value(NOW_MS + 1, OPEN)) == 0
+    book.set_quote(book.market.quote_row["SYM07"], QuoteRow(RowCode.OK, 1.2, 1.3, NOW_MS))
+    assert sorted(n % 40 for n in valuer.value(NOW_MS, OPEN)) == [6] * 10 + [7] * 10
+
+
+@pytest.mark.parametrize("harm", ["leg", "figure"])
+def test_figures_that_are_not_those_from_scratch_make_the_account_unknown_until_they_are(harm: str) -> None:
+    book = book_of([buy()], [buy("EURGBP")], [])
+    valuer = Valuer(book)
+    valuer.value(NOW_MS, OPEN)
+    sound = valuer.figures.copy()
+    if harm == "leg":
+        book.legs["units"][book.accounts["first"][0]] *= 2
+        book.set_quote(book.market.quote_row["EURUSD"], QuoteRow(RowCode.OK, 1.1, 1.1001, NOW_MS + 1))
+        book.set_quote(book.market.quote_row["EURUSD"], QuoteRow(RowCode.OK, 1.2, 1.2001, NOW_MS))
+        valuer.value(NOW_MS, OPEN)
+    else:
+        valuer.figures["equity"][0] += 1.0
+    assert valuer.verify(book.account_rows()).tolist() == [0]
+    assert (valuer.figures["state"][0], valuer.figures["code"][0]) == (0, RowCode.FIGURES_INCONSISTENT)
+    assert reasons(book, valuer.figures, 0) == ["figures_inconsistent"]
+    assert valuer.figures[1:].tobytes() == sound[1:].tobytes() or harm == "leg"
+    assert 0 in valuer.value(NOW_MS, OPEN)
+    assert valuer.figures["state"][0] == LadderState.HEALTHY
+    assert len(valuer.verify(book.account_rows())) == 0
+    assert len(valuer.value(NOW_MS, OPEN)) == 0

@@ -28,7 +28,7 @@ cdef enum:
     MAX_LINE = 1 << 12
     MAX_DEPTH = 8
     MAX_ERROR = 200
-    MAX_PUSHED = 1 << 25          # bytes of changed keys and messages between two looks at them
+    MAX_PUSHED = 1 << 23          # bytes of changed keys and messages between two looks at them
     CELL_TEXT = 64
 
 cdef enum Due:                    # what a section of replies is read as

@@ -70,8 +70,8 @@ class Link:
                 self._client.connection_pool.release(self._connection)
             self._connection = self._sock = None
 
-    def exchange(self, parts: Iterable[bytes]) -> None:
-        """Send the parts of a request and take all replies that are expected.
+    def exchange(self, parts: Iterable[bytes], *, outstanding: int = 0) -> None:
+        """Send the parts of a request and take all replies that are expected, but for the last `outstanding` ones.
 
         A part may be made, and its replies announced, when its turn comes.
 
@@ -85,10 +85,10 @@ class Link:
             for part in parts:
                 own = self.replies.due - before
                 self._sock.sendall(part)
-                while self.replies.due > own:
+                while self.replies.due > max(own, outstanding):
                     self._receive()
                 before = self.replies.due
-            while self.replies.due:
+            while self.replies.due > outstanding:
                 self._receive()
             self.error = self.replies.take_error().decode("ascii", "replace")
             refused = store_error(redis.ResponseError(self.error))

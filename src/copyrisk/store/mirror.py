@@ -50,6 +50,11 @@ class _Wanted:
     owners: RowNumbers
     cells: npt.NDArray[np.uint8]
 
+    def leave_out_what_is_no_id(self) -> None:
+        """No key is built from it; its account stays unknown."""
+        readable = keys.are_order_ids(self.cells)
+        self.owners, self.cells = self.owners[readable], self.cells[readable]
+
 
 class Mirror:
     """Keeps a book equal to what Redis held at the last successful `read`.
@@ -123,6 +128,7 @@ class Mirror:
         scanned = not self._everything
         touched = [wanted.config_rows, wanted.index_rows]
         for _ in range(_ROUNDS_LIMIT):
+            wanted.leave_out_what_is_no_id()
             configs, lists = self._reads.accounts(wanted.config_rows), self._reads.order_lists(wanted.index_rows)
             orders, quotes = self._reads.orders(wanted.owners, wanted.cells), self._ask_quotes(first_quote)
             has_terms = self._terms.ask(terms)
@@ -131,7 +137,7 @@ class Mirror:
             first_quote += len(quotes)
             changed |= self._apply_configs(wanted.config_rows, configs)
             new_orders = self._apply_lists(wanted.index_rows, lists, changed)
-            changed |= self._apply_orders(wanted, orders)
+            new_orders = np.setdiff1d(new_orders, self._apply_orders(wanted, orders, changed))
             if has_terms:
                 self._terms.apply()
             new_accounts = self._take_page() if scanned else np.zeros(0, np.int32)
@@ -151,7 +157,6 @@ class Mirror:
     def _whole(self, rows: RowNumbers) -> _Wanted:
         """Everything of these accounts."""
         orders = self._book.order_rows_of(rows)
-        orders = orders[self._book.orders["code"][orders] != RowCode.ORDER_ID_INVALID]
         return _Wanted(rows, rows, self._book.orders["account"][orders], self._book.order_ids.cells(orders))
 
     def _ask_quotes(self, first: int) -> Rows:
@@ -186,13 +191,13 @@ class Mirror:
         changed |= set(rows[readable][listed].tolist()) | set(rows[~readable][hidden].tolist())
         return new
 
-    def _apply_orders(self, wanted: _Wanted, read: Rows) -> set[int]:
-        """Take orders that are in their account's index now."""
+    def _apply_orders(self, wanted: _Wanted, read: Rows, changed: set[int]) -> RowNumbers:
+        """Take those orders that are in their account's index now; returns their rows."""
         rows = self._book.order_ids.find_cells(wanted.owners, wanted.cells)
         here = rows >= 0
-        here[here] = self._book.orders["code"][rows[here]] != RowCode.ORDER_ID_INVALID
-        changed = self._book.set_orders(rows[here], fields.judge_orders(read[here], self._book.market.names))
-        return set(wanted.owners[here][changed].tolist())
+        differ = self._book.set_orders(rows[here], fields.judge_orders(read[here], self._book.market.names))
+        changed |= set(wanted.owners[here][differ].tolist())
+        return rows[here]
 
     def _remove_vanished(self, rows: RowNumbers) -> None:
         """Forget accounts that have neither a configuration nor orders any more."""

@@ -63,14 +63,18 @@ class Notices:
         if not self.tracks and not self._said_that_not:
             self._said_that_not = True
             log.warning("server_reports_no_changes", reason=self._link.error, instead="each tick reads everything")
-        # In RESP3 a subscription is answered by a message, unless it is refused; the PING has a reply either way.
-        answers = np.zeros(1, np.uint8)
+        self._subscribe(keys.PORTFOLIO_FORCE_RECALC)
+
+    def _subscribe(self, channel: str) -> None:
+        """In RESP3 a message answers a subscription, but a reply refuses it: the PING behind it tells which came."""
+        answers = np.zeros(2, np.uint8)
         self._link.replies.expect_statuses(answers)
-        self._link.exchange([pack("SUBSCRIBE", keys.PORTFOLIO_FORCE_RECALC) + pack("PING")])
-        if answers[0] != READ:
-            log.warning("subscription_refused", channel=keys.PORTFOLIO_FORCE_RECALC, reason=self._link.error)
-            self._link.replies.expect_statuses(answers)
-            self._link.exchange([])
+        self._link.exchange([pack("SUBSCRIBE", channel) + pack("PING")], outstanding=1)
+        if answers[0] == READ:
+            self._link.exchange([pack("PING")])
+            return
+        log.warning("subscription_refused", channel=channel, reason=self._link.error)
+        self._link.exchange([])
 
     def _accepted(self, command: bytes) -> bool:
         answers = np.zeros(1, np.uint8)
