@@ -82,7 +82,7 @@ class PlainBook(Book):
         self.mark_stale(self.market.set_instrument(row, np.array([(*values, terms.code)], layout.INSTRUMENT_READ)[0]))
 
     def ensure_account(self, account: Account) -> int:
-        return int(self.ensure_accounts([account])[0])
+        return int(self.ensure_accounts([str(account).encode()])[0])
 
     def set_account(self, row: int, config: AccountRow) -> bool:
         levels = [

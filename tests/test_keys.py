@@ -137,7 +137,7 @@ def account_of_key(key: bytes) -> keys.Account:
     tag = keys.tag_of_key(key)
     if tag is None:
         raise InvalidId("not shaped like an account's key")
-    return keys.account_of_tag(tag)
+    return keys.parse_account(tag.decode("ascii"))
 
 
 BAD_IDS = ["", "a b", "a{b", "a}b", "a\n", "\n", "a:b", "ä", "١", "a" * 65, "a\x00", "*", "../x"]

@@ -5,6 +5,7 @@ it lives; freed rows are used again. Everything comes in batches, and every sett
 that must be folded again before the next valuation are marked `stale`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -101,16 +102,16 @@ class Book:
 
     def account_at(self, row: int) -> Account:
         """The account of a row in use."""
-        return keys.account_of_tag(self.account_ids.text(row))
+        return keys.parse_account(self.account_ids.text(row).decode("ascii"))
 
     def account_rows(self) -> RowNumbers:
         """(n,) rows in use."""
         return self.account_ids.rows()
 
-    def ensure_accounts(self, accounts: list[Account]) -> RowNumbers:
-        """Their rows; new ones are unknown until `set_accounts`."""
+    def ensure_accounts(self, tags: Iterable[bytes]) -> RowNumbers:
+        """Rows of accounts by `T:U`, which must be checked; new ones are unknown until `set_accounts`."""
         used = len(self.account_ids)
-        rows = np.array([self.account_ids.put(str(account).encode()) for account in accounts], np.int32)
+        rows = np.fromiter(map(self.account_ids.put, tags), np.int32)
         if len(self.account_ids) == used:
             return rows
         for table in (
@@ -153,8 +154,7 @@ class Book:
         for name in ("balance", "leverage", "warning_level_pct", "critical_level_pct"):
             changed |= differ(now[name], judged[name])
         self._write_accounts(rows[changed], judged[changed])
-        for row in rows[regrouped].tolist():
-            self._rehome(np.fromiter(self.orders_of(row).values(), np.int32))
+        self._rehome(self.order_rows_of(rows[regrouped]))
         return changed, changed & ~(in_order & read["levels_valid"])
 
     def _write_accounts(self, rows: RowNumbers, judged: Rows) -> None:

@@ -17,12 +17,12 @@ import numpy.typing as npt
 import redis
 import structlog
 
-from copyrisk._core import LadderState
+from copyrisk._core import LadderState, RowCode
 from copyrisk.book import Book, RowNumbers
 from copyrisk.errors import StoreError, is_known, reason_name
 from copyrisk.hours import MarketHours
 from copyrisk.layout import Rows
-from copyrisk.risk import Valuer, count_states, reasons
+from copyrisk.risk import Valuer, are_known, count_states, reasons
 from copyrisk.store.link import Link
 from copyrisk.store.mirror import Mirror
 from copyrisk.store.portfolios import PortfolioWriter
@@ -30,6 +30,7 @@ from copyrisk.store.portfolios import PortfolioWriter
 log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
+_VERIFIED_A_TICK = 1_000
 _REREAD_WITHIN_S = 50.0  # each account, whatever was reported: well within a minute
 
 
@@ -83,6 +84,7 @@ class Engine:
         link = Link(client, book.market.names.index)
         self._mirror, self._valuer, self._writer = Mirror(link, book), Valuer(book), PortfolioWriter(link, book)
         self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._states, self._unknown = count_states(book, self._valuer.figures), dict[str, int]()
         self._read_s = -math.inf
         self._number = 0
         self._late_ticks = 0
@@ -140,12 +142,13 @@ class Engine:
         read = time.perf_counter()
         now_ms = _now_ms()  # after the read: a quote's age counts to the moment it is valued at
         rows = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
-        rows = np.union1d(rows, self._verify(self._mirror.reread))
+        rows = np.union1d(rows, self._verify(self._mirror.reread[:_VERIFIED_A_TICK]))
         figures = self._valuer.figures
-        self._log_unknown(figures)
-        states = count_states(self.book, figures)
+        if len(rows):  # else everything stands as it was counted before
+            self._log_unknown(figures)
+            self._states, self._unknown = count_states(self.book, figures), self._count_unknown(figures)
         valued = time.perf_counter()
-        accounts, unknown = len(self.book.account_ids), states[LadderState.STATE_UNKNOWN]
+        accounts, unknown = len(self.book.account_ids), self._states[LadderState.STATE_UNKNOWN]
         record = {"tick": self._number, "accounts": accounts, "unknown": unknown}
         self._writer.write(figures, rows, self._mirror.wished, now_ms, record)
         return TickReport(
@@ -162,8 +165,8 @@ class Engine:
             valued=len(rows),
             written=self._writer.written,
             refused=self._writer.refused,
-            states=states,
-            unknown_by_reason=self._count_unknown(figures),
+            states=self._states,
+            unknown_by_reason=self._unknown,
             refused_keys=len(self._mirror.refused_keys),
             repaired=self._mirror.repaired,
             inconsistent=self._inconsistent,
@@ -188,22 +191,16 @@ class Engine:
         before = np.zeros(len(codes), np.uint8)
         before[: len(self._codes)] = self._codes
         self._codes = codes
-        logged = 0
-        for row in np.flatnonzero(codes != before).tolist():
-            if not self.book.account_ids.is_used(row):
-                continue
-            if is_known(codes[row]) and (before[row] == 0 or is_known(before[row])):
-                continue
-            logged += 1
-            if logged > _LOGGED_ACCOUNTS_A_TICK:
-                continue
+        news = (codes != before) & ~(are_known(codes) & (are_known(before) | (before == RowCode.UNKNOWN)))
+        rows = np.flatnonzero(news & (self.book.born != 0)).tolist()
+        for row in rows[:_LOGGED_ACCOUNTS_A_TICK]:
             account = self.book.account_at(row)
             if is_known(codes[row]):
                 log.info("account_known_again", account=str(account))
             else:
                 log.warning("account_unknown", account=str(account), reasons=reasons(self.book, figures, row))
-        if logged > _LOGGED_ACCOUNTS_A_TICK:
-            log.warning("accounts_unknown_or_known_again", count=logged, shown=_LOGGED_ACCOUNTS_A_TICK)
+        if len(rows) > _LOGGED_ACCOUNTS_A_TICK:
+            log.warning("accounts_unknown_or_known_again", count=len(rows), shown=_LOGGED_ACCOUNTS_A_TICK)
 
 
 def _now_ms() -> int:

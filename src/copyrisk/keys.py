@@ -29,6 +29,7 @@ _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._#-]{0,31}", re.ASCII)
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}", re.ASCII)
 
 _SHOWN_CHARS = 80
+_TAG = rb"((?:%s):[A-Za-z0-9_-]{1,64})" % b"|".join(kind.encode() for kind in AccountType)
 _ID_CHARACTER = np.zeros(256, np.bool_)
 _ID_CHARACTER[[code for code in range(1, 128) if _ORDER_ID.fullmatch(chr(code))]] = True
 
@@ -53,6 +54,15 @@ CONFIG = Shape(b"user:{", b"}:config")
 ORDERS_INDEX = Shape(b"user_orders_index:{", b"}")
 HOLDING = Shape(b"user_holdings:{", b"}:")  # the order's id follows
 PORTFOLIO = Shape(b"user_portfolio:{", b"}")
+_ACCOUNT_KEY = re.compile(
+    b"|".join(re.escape(before) + _TAG + re.escape(after) for before, after in (CONFIG, ORDERS_INDEX))
+    + b"|"
+    + re.escape(HOLDING.before)
+    + _TAG
+    + re.escape(HOLDING.after)
+    + b".*",
+    re.DOTALL,
+)
 #: What the daemon must hear of when it changes: the keys its figures come from, and who copies whom.
 TRACKED_PREFIXES = ("user_holdings:", "user_orders_index:", "user:", "groups:", "copy_")
 
@@ -118,21 +128,21 @@ def parse_account(text: str) -> Account:
 
 
 def tag_of_key(key: bytes) -> bytes | None:
-    """`T:U`, unchecked, of a key that is shaped like an account's configuration, index or order; else `None`."""
-    for shape in (CONFIG, ORDERS_INDEX):
-        if key.startswith(shape.before) and key.endswith(shape.after):
-            return key[len(shape.before) : -len(shape.after)]
-    if key.startswith(HOLDING.before) and HOLDING.after in key:
-        return key[len(HOLDING.before) : key.index(HOLDING.after)]
+    """`T:U` of a key that is shaped like an account's configuration, index or order; `None` for other keys.
+
+    Raises
+    ------
+    InvalidId
+        It has the shape, but what stands for `T:U` is no account.
+    """
+    found = _ACCOUNT_KEY.fullmatch(key)
+    if found is not None:
+        return found[found.lastindex or 0]
+    for shape in (CONFIG, ORDERS_INDEX, HOLDING):
+        if key.startswith(shape.before) and shape.after in key:
+            shown = key[len(shape.before) :][:_SHOWN_CHARS]
+            raise InvalidId(f"not the key of an account (type:id): {shown!r}", code="invalid_account")
     return None
-
-
-def account_of_tag(tag: bytes) -> Account:
-    """The account of `T:U` as the bytes of a key hold it."""
-    try:
-        return parse_account(tag.decode("ascii"))
-    except UnicodeDecodeError:
-        raise InvalidId(f"not an account (type:id): {tag[:_SHOWN_CHARS]!r}", code="invalid_account") from None
 
 
 def config(account: Account) -> str:

@@ -141,8 +141,13 @@ def calc_status(figure: Any) -> CalcStatus:
 
 def fully_known(figures: Rows) -> npt.NDArray[np.bool_]:
     """(a,) bool: rows with all their figures, those whose `calc_status` is `ok`."""
-    known: npt.NDArray[np.bool_] = np.isin(figures["code"], (RowCode.OK, RowCode.MARKET_CLOSED))
-    known &= ~np.isnan(figures["used_margin_all"])
+    known: npt.NDArray[np.bool_] = are_known(figures["code"]) & ~np.isnan(figures["used_margin_all"])
+    return known
+
+
+def are_known(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """`is_known` of many."""
+    known: npt.NDArray[np.bool_] = (codes == RowCode.OK) | (codes == RowCode.MARKET_CLOSED)
     return known
 
 

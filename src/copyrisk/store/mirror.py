@@ -23,7 +23,6 @@ from copyrisk._core import RowCode
 from copyrisk._wire import READ
 from copyrisk.book import Book, RowNumbers
 from copyrisk.errors import InvalidId, StoreError
-from copyrisk.keys import Account
 from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
 from copyrisk.store.link import Link
@@ -98,7 +97,7 @@ class Mirror:
             self._scan_everything()
         else:
             self._reads.page(self._cursor, _PATTERNS[self._pattern], _PAGE)
-        self.wished = self._book.ensure_accounts(news.wished)
+        self.wished = self._book.ensure_accounts(str(account).encode() for account in news.wished)
         to_read = np.concatenate([self._found(news.others), self.wished])
         reported = set(np.concatenate([to_read, news.config_rows, news.index_rows, news.order_owners]).tolist())
         self._judge_suspects(reported)
@@ -246,17 +245,18 @@ class Mirror:
 
     def _found(self, found: Iterable[bytes]) -> RowNumbers:
         """Rows of accounts that these keys are of and that are new; they are unknown until read."""
-        tags = {tag for key in found if (tag := keys.tag_of_key(key)) is not None}
-        accounts: list[Account] = []
-        for tag in tags:
-            if self._book.account_ids.row_of(tag) < 0:
-                try:
-                    accounts.append(keys.account_of_tag(tag))
-                except InvalidId as refusal:
-                    self._refuse(tag, refusal)
-        return self._book.ensure_accounts(accounts)
+        known, tags = self._book.account_ids, set()
+        for key in found:
+            try:
+                tag = keys.tag_of_key(key)
+            except InvalidId as refusal:
+                self._refuse(key, refusal)
+                continue
+            if tag is not None and known.row_of(tag) < 0:
+                tags.add(tag)
+        return self._book.ensure_accounts(tags)
 
-    def _refuse(self, tag: bytes, refusal: InvalidId) -> None:
-        if tag not in self.refused_keys and len(self.refused_keys) < _REFUSED_KEYS_REMEMBERED:
-            self.refused_keys.add(tag)
+    def _refuse(self, key: bytes, refusal: InvalidId) -> None:
+        if key not in self.refused_keys and len(self.refused_keys) < _REFUSED_KEYS_REMEMBERED:
+            self.refused_keys.add(key)
             log.warning("key_refused", code=refusal.code, reason=str(refusal))
