@@ -33,5 +33,5 @@ setup(
             "initializedcheck": DEBUG,
         },
     ),
-    options={"build": {"build_base": str(BUILD)}},
+    options={"build": {"build_base": str(BUILD)}, "build_ext": {"parallel": os.cpu_count()}},
 )

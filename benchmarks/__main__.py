@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import tick, valuation
+from benchmarks import tick, traffic, valuation
 from benchmarks.measure import Figure
 
-SUITES: tuple[Callable[[], Iterable[Figure]], ...] = (valuation.figures, tick.figures)
+SUITES: tuple[Callable[[], Iterable[Figure]], ...] = (valuation.figures, traffic.figures, tick.figures)
 
 
 def main() -> int:

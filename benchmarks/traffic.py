@@ -9,20 +9,13 @@ import redis
 
 from benchmarks import redispy
 from benchmarks.floor import Floor
+from benchmarks.house import house
 from benchmarks.measure import Figure, load, paired, ratio
 from copyrisk import fields, keys
-from copyrisk._core import LadderState
 from copyrisk.book import Book
-from copyrisk.demo.feed import SyntheticFeed
-from copyrisk.demo.seed import seed
-from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine
-from copyrisk.hours import MarketHours
 from copyrisk.layout import Rows
-from copyrisk.rules import ValuationRules
-from copyrisk.store.connection import connect
 from copyrisk.store.link import Link
-from copyrisk.store.pipe import Pipe
 from copyrisk.store.portfolios import PortfolioWriter
 from copyrisk.store.reads import Reads
 
@@ -54,16 +47,12 @@ class Traffic:
 @contextmanager
 def traffic(accounts: int) -> Iterator[Traffic]:
     """Start a server with so many accounts of about five orders each, and mirror it."""
-    with EmbeddedServer.start() as server:
-        client = connect(server.url, connect_timeout_ms=1000, reply_timeout_ms=10_000)
-        seed(Pipe(client), accounts, SyntheticFeed().first())
-        engine = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200)
-        report = engine.tick()
-        if report.accounts != accounts or report.states[LadderState.STATE_UNKNOWN]:
-            raise AssertionError(f"the server was not mirrored: {report}")
-        link = Link(client, engine.book.market.names.index)
+    with house(accounts) as there:
+        engine = there.engine()
+        there.check(engine.tick())
+        link = Link(there.client, engine.book.market.names.index)
         link.open()
-        yield Traffic(client, engine, link)
+        yield Traffic(there.client, engine, link)
 
 
 def figures(accounts: int = _ACCOUNTS, rounds: int = _ROUNDS) -> Iterator[Figure]:
@@ -82,17 +71,22 @@ def _snapshot(there: Traffic, rounds: int) -> Iterator[Figure]:
     def read() -> Rows:
         columns = reads.orders(owners, cells)
         reads.exchange()
-        return fields.judge_orders(columns, names)
+        return columns
 
     with _recorded(there.link, sent):
-        judged = read()
-    order_keys = [keys.holding(book.account_at(owner), book.order_ids.text(row).decode()) for owner, row in
-                  zip(owners.tolist(), rows.tolist(), strict=True)]
+        judged = fields.judge_orders(read(), names)
+    order_keys = [
+        keys.holding(book.account_at(owner), book.order_ids.text(row).decode())
+        for owner, row in zip(owners.tolist(), rows.tolist(), strict=True)
+    ]
     usual = redispy.read_orders(there.client, order_keys, fields.ORDER_COLUMNS.fields).rows
     for ours, theirs in (("price", "order_price"), ("lots", "order_quantity")):
         np.testing.assert_array_equal(judged[ours], np.where(np.isnan(judged[ours]), np.nan, usual[theirs]))
-    runs = [read, there.floor(bytes(sent)),
-            lambda: redispy.read_orders(there.client, order_keys, fields.ORDER_COLUMNS.fields)]
+    runs = [
+        read,
+        there.floor(bytes(sent)),
+        lambda: redispy.read_orders(there.client, order_keys, fields.ORDER_COLUMNS.fields),
+    ]
     ours, floor, twin = paired(runs, rounds).T
     per_hash = 1e6 / len(rows)
     yield Figure("snapshot_us_per_hash", round(float(np.median(ours)) * per_hash, 2), "us", load=load())
@@ -117,7 +111,8 @@ def _write(there: Traffic, rounds: int) -> Iterator[Figure]:
         if writer.written != len(rows) or writer.refused:
             raise AssertionError(f"{writer.written} of {len(rows)} portfolios were written")
 
-    write(), write()
+    write()
+    write()
     requests = []
     for _ in turn:
         sent = bytearray()

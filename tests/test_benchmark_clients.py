@@ -263,7 +263,7 @@ def test_the_twin_writes_and_announces_every_portfolio(bundled_server: Server) -
         assert [client.hget(key, "equity") for key in keys[:3]] == [b"1234.50", b"-0.12", b"1000000000000.00"]
         for row, key in enumerate(keys):
             wanted = {name.encode(): b"%.2f" % figures[name][row] for name in redispy.FIGURE_FIELDS}
-            assert client.hgetall(key) == wanted | {b"ts": b"1700000000123"}
+            assert client.hgetall(key) == wanted | {b"ts": b"1700000000123", b"valued_ts": b"1700000000123"}
         assert client.dbsize() == len(keys)
         heard = islice(iter(lambda: listener.get_message(timeout=10.0), None), len(tags))
         assert [message["data"] for message in heard] == [tag.encode() for tag in tags]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import measure, twins
+from benchmarks import measure, tick, twins
 from benchmarks.workloads import workload
 from copyrisk._core import LadderState
 
@@ -61,10 +61,14 @@ def test_json_lines_hold_the_headline_figures() -> None:
         cwd=Path(__file__).parent.parent,
     )
     figures = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
-    wanted = "kernel_ns_per_position kernel_vs_numpy_textbook kernel_vs_numpy_best kernel_vs_numba kernel_vs_bandwidth"
-    assert set(wanted.split()) <= set(figures)
+    wanted = {"kernel_ns_per_position", "kernel_vs_numpy_textbook", "kernel_vs_numpy_best", "kernel_vs_numba"}
+    wanted |= {"kernel_vs_bandwidth", "snapshot_us_per_hash", "snapshot_vs_floor", "snapshot_vs_redispy"}
+    wanted |= {"write_us_per_account", "write_vs_floor", "write_vs_redispy", "accounts_per_tick", "cold_start_s_10000"}
+    wanted |= {f"tick_ms_{p}_{move}_{size}" for p in ("p50", "p99") for move in tick.MOVES for size in tick.SIZES}
+    wanted |= {f"memory_bytes_per_account_{size}" for size in tick.SIZES}
+    assert wanted <= set(figures)
     for name, figure in figures.items():
-        assert figure["value"] > 0 and figure["unit"]
+        assert (figure["value"] > 0 or "valued_idle" in name) and figure["unit"]
         assert ("versus" in figure) == ("_vs_" in name)
 
 

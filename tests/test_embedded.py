@@ -121,3 +121,24 @@ def test_the_launcher_refuses_what_it_cannot_do() -> None:
     assert run("1", "/bin/true") == 75  # its parent is not process 1
     assert run(str(os.getpid()), "/nowhere") == 1
     assert run(str(os.getpid()), "/bin/true") == 0
+
+
+SILENT = """#!{python}
+import socket, sys, time
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[sys.argv.index("--unixsocket") + 1])
+listening.listen()
+time.sleep(60)
+"""
+
+
+def test_a_program_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_START_SECONDS", 0.5)
+    program = tmp_path / "silent"
+    program.write_text(SILENT.format(python=sys.executable))
+    program.chmod(0o755)
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as refusal:
+        EmbeddedServer.start(str(program))
+    assert refusal.value.code == "server_start_failed"
+    assert time.monotonic() - started < 5

@@ -1,10 +1,12 @@
 """The mirror on real servers: whatever changes there is in the book after the next read, or the read fails."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.hours import MarketHours
 from copyrisk.risk import Valuer
 from copyrisk.rules import ValuationRules
-from copyrisk.store.connection import connect
+from copyrisk.store.connection import check_server, connect
 from copyrisk.store.link import Link
 from copyrisk.store.mirror import Mirror
 from copyrisk.store.pipe import pack
@@ -294,6 +296,26 @@ def test_without_reports_everything_is_read_each_tick_and_that_is_said_once(redi
     assert [line["event"] for line in lines].count("subscription_refused") == 1
     assert mirrored.mirror.repaired == 0
     mirrored.link.close()
+
+
+def documented_rules() -> list[str]:
+    """The rules of docs/settings.md, as they stand there."""
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+    table = page.partition("## What the server's user must be allowed")[2]
+    return [rule for quoted in re.findall(r"`([^`]+)`", table) for rule in quoted.replace("\\|", "|").split()]
+
+
+def test_the_documented_permissions_are_enough(redis_server: Any) -> None:
+    office = BackOffice(redis_server.client())
+    office.eurusd_account("live:1")
+    url = limited_url(redis_server, "resetkeys", "resetchannels", "-@all", *documented_rules())
+    check_server(connect(url, connect_timeout_ms=1000, reply_timeout_ms=1000))
+    client = connect(url, connect_timeout_ms=1000, reply_timeout_ms=1000)
+    with capture_logs() as lines:
+        report = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200).tick()
+    assert (report.skipped, report.written, report.refused) == (None, 1, 0)
+    assert lines == []
+    assert office.portfolio("live:1")["equity"] == "10050.0"
 
 
 def test_a_server_that_may_not_be_scanned_cannot_be_used(bundled_server: Any) -> None:

@@ -113,4 +113,7 @@ def run(command: list[object], complaint: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # the installation has no stamp yet and is done again
+        fail("interrupted")

@@ -1,6 +1,6 @@
 """Start a program that ends with its parent, however the parent ends.
 
-    python -I _launcher.py PARENT_PID PROGRAM [ARGUMENT ...]
+    python -IS _launcher.py PARENT_PID PROGRAM [ARGUMENT ...]
 
 Linux only (`PR_SET_PDEATHSIG`). The kernel sends the signal when the *thread* that started this process ends, so
 it must be started from a thread that lives as long as the program should. Standard library only: it is run as a

@@ -105,7 +105,7 @@ class EmbeddedServer:
             "daemonize": "no",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        launcher = [sys.executable, "-I", _launcher.__file__, str(os.getpid())]
+        launcher = [sys.executable, "-IS", _launcher.__file__, str(os.getpid())]
         process = subprocess.Popen([*launcher, str(program), *words, *extra_args], stdin=subprocess.DEVNULL)
         server = cls(process, folder)
         try:
@@ -117,7 +117,9 @@ class EmbeddedServer:
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        client = redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0))
+        # A program that takes the connection and says nothing must not be waited for longer than that.
+        limits = {"socket_timeout": _START_SECONDS, "socket_connect_timeout": _START_SECONDS}
+        client = redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), **limits)
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 client.ping()

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
 _VERIFIED_A_TICK = 1_000
-_REREAD_WITHIN_S = 50.0  # each account, whatever was reported: well within a minute
+_REREAD_WITHIN_S = 57.0  # each account, whatever was reported: well within a minute
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def _progress(console: Console) -> Progress:
 @contextmanager
 def _feeding(url: str, options: DemoOptions) -> Iterator[None]:
     """Quotes from a process of their own, which ends with this one."""
-    launcher = [sys.executable, "-I", _launcher.__file__, str(os.getpid())]
+    launcher = [sys.executable, "-IS", _launcher.__file__, str(os.getpid())]
     command = [sys.executable, "-m", "copyrisk.demo.feed", "--redis", url, "--speed", str(options.speed)]
     if options.replay is not None:
         command += ["--replay", str(options.replay.resolve())]

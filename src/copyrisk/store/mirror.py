@@ -34,7 +34,7 @@ from copyrisk.store.terms import Terms
 log = structlog.get_logger(__name__)
 
 _ROUNDS_LIMIT = 16
-_FIRST_PAGE, _PAGE = 10_000, 1_000
+_FIRST_PAGE, _PAGE = 10_000, 500
 _PATTERNS = (keys.CONFIG.pattern, keys.ORDERS_INDEX.pattern)
 _REFUSED_KEYS_REMEMBERED = 1_000
 _LOGGED_AT_ONCE = 20
