@@ -12,13 +12,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 
-from benchmarks import instructions, valuation
+from benchmarks import instructions, traffic, valuation
 
 #: Ratios that decide, and how far the worse end of their interval may fall. Below the target where the target is
 #: not safely reached on every machine; docs/benchmarks.md has both.
-FLOORS = {"kernel_vs_numpy_textbook": 12.0, "kernel_vs_numpy_best": 3.5, "kernel_vs_numba": 1.6}
-CEILINGS = {"kernel_vs_bandwidth": 1.6}
+FLOORS = {
+    "kernel_vs_numpy_textbook": 12.0,
+    "kernel_vs_numpy_best": 3.5,
+    "kernel_vs_numba": 1.6,
+    "snapshot_vs_redispy": 3.5,
+    "write_vs_redispy": 3.5,
+}
+CEILINGS = {"kernel_vs_bandwidth": 1.6, "snapshot_vs_floor": 1.3, "write_vs_floor": 1.45}
 _TOLERANCE = 0.03
 _ROUNDS = 11
 
@@ -34,7 +41,7 @@ def ratio_gates() -> list[tuple[bool, str]]:
 
 def _judged_ratios() -> list[tuple[bool, str]]:
     judged = []
-    for figure in valuation.headline(rounds=_ROUNDS):
+    for figure in chain(valuation.headline(rounds=_ROUNDS), traffic.figures(rounds=_ROUNDS)):
         if figure.name in FLOORS:
             worst, limit = figure.low or 0.0, FLOORS[figure.name]
             line = f"{figure.name} {figure.value:g}, at worst {worst:g}, must be at least {limit:g}"

@@ -49,7 +49,7 @@ def _write_table(lines: list[str], loads: list[float]) -> None:
         "# Cost against size",
         "",
         f"Five orders an account, 64 symbols. Tick p50 / p99 in ms of {_TICKS} ticks on the {PERIOD_MS} ms grid; first",
-        "tick (everything read, valued and written) in s; memory in bytes an account. Bundled server on the same cores,",
+        "tick (everything read, valued and written) in s; bytes of memory an account. Bundled server, same cores,",
         f"{platform.machine()}, load {min(loads):g} to {max(loads):g}. Written by `python -m benchmarks.sizes`.",
         "",
         "| accounts | " + " | ".join(_TITLES[move] for move in MOVES) + " | first tick | memory |",

@@ -53,6 +53,7 @@ cdef inline bint take_field(const Column* c, TextIndex names, const char* text, 
         return False
     if n > c.size:
         return False
+    memset(out + n, 0, c.size - n)
     memcpy(out, text, n)
     return True
 

@@ -9,10 +9,12 @@ from libc.string cimport memcpy
 cdef class Columns:
     """See `_columns.pyi`."""
 
-    def __init__(self, dtype, dict words):
+    def __init__(self, dtype, words):
         names = [name for name in dtype.names if name not in ("absent", "invalid", "reply")]
         if len(names) > MAX_COLUMNS:
             raise ValueError(f"at most {MAX_COLUMNS} columns")
+        if not dtype.isalignedstruct:
+            raise ValueError("the dtype must be aligned: its columns are written in place")
         self.dtype, self.fields = dtype, tuple(names)
         self.schema.n, self.schema.itemsize = len(names), dtype.itemsize
         self.schema.absent_at, self.schema.invalid_at, self.schema.reply_at = (

@@ -119,12 +119,11 @@ cdef class TextIndex:
         memset(self.sizes + self.room, 0, room - self.room)
         free(self.slots)
         self.slots, self.n_slots, self.room = slots, 2 * room, room
-        for row in range(self.high):
-            if self.sizes[row]:
-                slot = self.hashed(self.owners[row], self.texts + <size_t>row * self.width, self.sizes[row])
-                while self.slots[slot]:
-                    slot = (slot + 1) & (self.n_slots - 1)
-                self.slots[slot] = row + 1
+        for row in range(self.high):  # all in use: it grows when none is free
+            slot = self.hashed(self.owners[row], self.texts + <size_t>row * self.width, self.sizes[row])
+            while self.slots[slot]:
+                slot = (slot + 1) & (self.n_slots - 1)
+            self.slots[slot] = row + 1
         return True
 
     cdef uint64_t slot_of(self, int32_t row) noexcept nogil:

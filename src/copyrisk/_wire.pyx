@@ -92,8 +92,8 @@ cdef class Replies:
 
     cdef readonly int fault       # 0, or why nothing is taken any more
     cdef readonly Py_ssize_t due  # replies that are still to come
-    cdef readonly bint flushed    # the server told that everything has changed
-    cdef readonly bint overflowed # more was pushed than is kept
+    cdef bint _flushed            # the server told that everything has changed
+    cdef bint _overflowed         # more was pushed than is kept
     cdef TextIndex _names
     cdef bytearray _buffer
     cdef char* _bytes
@@ -111,7 +111,9 @@ cdef class Replies:
     cdef int _depth
     cdef int64_t[MAX_DEPTH] _left
     cdef int64_t _position        # among the elements of the outermost aggregate
-    cdef bint _pushed, _invalidates, _messaged
+    cdef bint _pushed, _invalidates, _messaged, _is_attribute
+    cdef Py_ssize_t _messages_end
+    cdef Py_ssize_t _n_parts
 
     def __cinit__(self, TextIndex names not None):
         self._names, self._kept = names, []
@@ -286,6 +288,8 @@ cdef class Replies:
             self._position = 0
             self._pushed = mark == b">" or mark == b"|"
             self._invalidates = self._messaged = False
+            self._is_attribute = mark == b"|"
+            self._n_parts = 0
             fault = 0 if self._pushed else self._begin(mark, n)
         elif mark == b">" or mark == b"|":
             fault = OUT_OF_STEP  # only between replies
@@ -302,7 +306,7 @@ cdef class Replies:
         if self._depth == 0:
             self._pushed = False
             fault = self._whole(token, text, n)
-            return fault if fault else self._end_reply()
+            return fault if fault else self._end_reply(REFUSED if token == TOKEN_ERROR else TOLD)
         fault = self._push_element(token, text, n) if self._pushed else self._element(token, text, n)
         if fault:
             return fault
@@ -319,15 +323,29 @@ cdef class Replies:
                 self._left[self._depth - 1] -= 1
             if self._depth == 1:
                 self._position += 1
-        return self._end_reply() if self._depth == 0 and not self._pushed else 0
+        if self._depth > 0:
+            return 0
+        if self._pushed:
+            # A message is two texts; what has another shape must not shift the next one.
+            if self._messaged and self._n_parts == 2:
+                self._messages_end = self._messages.size
+            self._messages.size = self._messages_end
+            return 0
+        return self._end_reply(TOLD)
 
     # ---- replies
 
     cdef inline Section* _now(self) noexcept nogil:
         return <Section*>(self._sections.at + self._section)
 
-    cdef int _end_reply(self) noexcept nogil:
+    cdef int _end_reply(self, uint8_t told) noexcept nogil:
         cdef Section* section = self._now()
+        if section.due == DUE_ROWS:
+            section.out[section.done * section.schema.itemsize + section.schema.reply_at] = told
+        elif section.due == DUE_MEMBERS:
+            (<Members*>section.out)[section.done].reply = told
+        else:
+            section.out[section.done] = told
         section.done += 1
         self.due -= 1
         if section.done == section.count:
@@ -347,19 +365,15 @@ cdef class Replies:
             if mark != b"*" or n != section.schema.n:
                 return OUT_OF_STEP
             row = section.out + section.done * section.schema.itemsize
-            row[section.schema.reply_at] = TOLD
             (<uint32_t*>(row + section.schema.absent_at))[0] = (<uint32_t*>(row + section.schema.invalid_at))[0] = 0
         elif section.due == DUE_MEMBERS:
             if mark != b"*" and mark != b"~":
                 return OUT_OF_STEP
             members = <Members*>section.out + section.done
-            members.first, members.count, members.reply = self._members.size // (CELL_TEXT + 1), <int32_t>n, TOLD
+            members.first, members.count = self._members.size // (CELL_TEXT + 1), <int32_t>n
         elif section.due == DUE_PAGE:
             if mark != b"*" or n != 2:
                 return OUT_OF_STEP
-            section.out[0] = TOLD
-        else:
-            section.out[section.done] = TOLD
         return 0
 
     cdef int _whole(self, int token, const char* text, Py_ssize_t n) noexcept nogil:
@@ -379,11 +393,11 @@ cdef class Replies:
             row = section.out + section.done * section.schema.itemsize
             for i in range(section.schema.n):
                 clear_field(&section.schema.columns[i], row + section.schema.columns[i].offset)
-            row[section.schema.reply_at] = REFUSED
+            (<uint32_t*>(row + section.schema.absent_at))[0] = (<uint32_t*>(row + section.schema.invalid_at))[0] = 0
         elif section.due == DUE_MEMBERS:
-            (<Members*>section.out)[section.done].reply = REFUSED
-        else:
-            section.out[section.done] = REFUSED if token == TOKEN_ERROR else TOLD
+            (<Members*>section.out)[section.done].first = (<Members*>section.out)[section.done].count = 0
+        elif section.due == DUE_PAGE:
+            self._cursor_size = 0
         return 0
 
     cdef int _inner_aggregate(self) noexcept nogil:
@@ -439,19 +453,23 @@ cdef class Replies:
     # ---- pushed messages
 
     cdef int _push_element(self, int token, const char* text, Py_ssize_t n) noexcept nogil:
+        if self._is_attribute:
+            return 0
         if self._depth == 1 and self._position == 0:
             self._invalidates = token == TOKEN_TEXT and n == 10 and memcmp(text, b"invalidate", 10) == 0
             self._messaged = token == TOKEN_TEXT and n == 7 and memcmp(text, b"message", 7) == 0
         elif self._invalidates and self._depth == 1 and token == TOKEN_NULL:
-            self.flushed = True
+            self._flushed = True
         elif (self._invalidates and self._depth == 2) or (self._messaged and self._depth == 1):
             if token != TOKEN_TEXT:
                 n = 0  # a key that long is none of ours, but a message keeps its place
             if self._changed.size + self._messages.size > MAX_PUSHED:
-                self.overflowed = True
-            elif not keep_text(&self._changed if self._invalidates else &self._messages, text, n):
+                self._overflowed = True
+                return 0
+            if not keep_text(&self._changed if self._invalidates else &self._messages, text, n):
                 return NO_MEMORY
-            self._n_changed += self._invalidates and not self.overflowed
+            self._n_changed += self._invalidates
+            self._n_parts += 1
         return 0
 
     # ---- what came
@@ -478,7 +496,12 @@ cdef class Replies:
 
     def take_messages(self):
         """See `_wire.pyi`."""
+        cdef Py_ssize_t rest = self._messages.size - self._messages_end
+        self._messages.size = self._messages_end
         texts = texts_of(&self._messages)
+        if rest > 0:
+            memmove(self._messages.at, self._messages.at + self._messages_end, rest)
+        self._messages.size, self._messages_end = rest, 0
         return list(zip(texts[::2], texts[1::2]))
 
     def take_changed(self, TextIndex accounts not None, config, index, holding):
@@ -519,8 +542,8 @@ cdef class Replies:
 
     def take_flags(self):
         """See `_wire.pyi`."""
-        flags = bool(self.flushed), bool(self.overflowed)
-        self.flushed = self.overflowed = False
+        flags = bool(self._flushed), bool(self._overflowed)
+        self._flushed = self._overflowed = False
         return flags
 
 
