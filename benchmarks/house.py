@@ -1,5 +1,6 @@
 """A broker's house on a real server: so many accounts with five orders each, in 64 symbols that move when told to."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from copyrisk.store.connection import connect
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import AccountType
 
+#: The system's Redis if there is one: what brokers run, and up to twice as fast as the bundled Valkey.
+SERVER = shutil.which("redis-server")
 N_SYMBOLS = 64
 ORDERS_EACH = 5
 PERIOD_MS = 200
@@ -136,7 +139,7 @@ def _flat(mapping: dict[str, object]) -> list[str]:
 @contextmanager
 def house(accounts: int) -> Iterator[House]:
     """Start a server and fill it."""
-    with EmbeddedServer.start() as server:
+    with EmbeddedServer.start(SERVER) as server:
         client = connect(server.url, connect_timeout_ms=1000, reply_timeout_ms=10_000)
         made = House(server.url, client, accounts)
         made.fill()

@@ -63,4 +63,14 @@ class TextIndex:
     def cells(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
         """(n, 1 + width) uint8: the texts of rows as `put_cells` takes them."""
 
+def made_of(cells: npt.NDArray[np.uint8], allowed: bytes) -> npt.NDArray[np.bool_]:
+    """(n,) bool: cells, as `TextIndex.put_cells` takes them, with a text that fits and of allowed characters only.
+
+    Parameters
+    ----------
+    cells : (n, w) uint8
+    allowed : bytes
+        256 of them, not 0 for each character that may occur.
+    """
+
 __pyx_capi__: dict[str, Any]

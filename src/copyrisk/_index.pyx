@@ -178,7 +178,7 @@ cdef class TextIndex:
         """See `_index.pyi`."""
         if self.high == 0:
             return np.zeros(0, np.int32)
-        return np.flatnonzero(np.asarray(<uint8_t[:self.high]>self.sizes)).astype(np.int32)
+        return np.flatnonzero(np.asarray(<uint8_t[:self.high]>self.sizes) != 0).astype(np.int32)
 
     def put_cells(self, const int32_t[::1] owners, const uint8_t[:, ::1] cells):
         """See `_index.pyi`."""
@@ -222,3 +222,24 @@ cdef class TextIndex:
             out[i, 0] = self.sizes[rows[i]]
             memcpy(&out[i, 1], self.texts + <size_t>rows[i] * self.width, self.sizes[rows[i]])
         return made
+
+
+def made_of(const uint8_t[:, ::1] cells, bytes allowed):
+    """See `_index.pyi`."""
+    cdef Py_ssize_t i, k, size
+    cdef bint good
+    cdef const uint8_t* is_allowed = allowed
+    made = np.zeros(cells.shape[0], np.uint8)
+    cdef uint8_t[::1] out = made
+    if len(allowed) != 256:
+        raise ValueError("allowed: expected a byte for each of 256 characters")
+    with nogil:
+        for i in range(cells.shape[0]):
+            size = cells[i, 0]
+            good = 1 <= size < cells.shape[1]
+            k = 1
+            while good and k <= size:
+                good = is_allowed[cells[i, k]] != 0
+                k += 1
+            out[i] = good
+    return made.view(np.bool_)

@@ -48,6 +48,9 @@ FAULTS = ("", "unknown_type", "bad_length", "bad_line", "too_deep", "not_asked",
 NOT_READ, READ, REFUSED_REPLY = 0, <int>TOLD, <int>REFUSED
 
 
+NO_ROWS, NO_CELLS = np.zeros(0, np.int32), np.zeros((0, CELL_TEXT + 1), np.uint8)
+
+
 ctypedef struct Section:
     int due
     char* out
@@ -514,6 +517,8 @@ cdef class Replies:
         cdef const char* key
         for shape, given in enumerate((config, index, holding)):
             set_shape(&shapes[shape], given)
+        if self._n_changed == 0:
+            return NO_ROWS, NO_ROWS, NO_ROWS, NO_CELLS, []
         kinds_made, rows_made = np.zeros(self._n_changed, np.uint8), np.zeros(self._n_changed, np.int32)
         cells_made = np.zeros((self._n_changed, CELL_TEXT + 1), np.uint8)
         cdef uint8_t[::1] kinds = kinds_made

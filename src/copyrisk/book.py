@@ -38,20 +38,22 @@ class Book:
         Quotes and instruments.
     account_ids, order_ids : TextIndex
         `T:U`; order ids, owned by their account's row.
-    stale : (a,) uint8
+    stale : (a,) bool
         Accounts to fold.
     born : (a,) int64
-        Changes whenever a row gets another account.
+        0 for a free row, and another number whenever a row gets another account.
+    births : int
+        Changes with any of them.
     """
 
     def __init__(self, rules: ValuationRules) -> None:
         self.rules, self.market = rules, Market(rules)
         self.account_ids, self.order_ids = TextIndex(_ACCOUNT_TEXT), TextIndex(_ORDER_TEXT)
         self._accounts, self._marks, self._order_head = Table(layout.ACCOUNT), Table("u8"), Table("i4")
-        self._group, self._order_count, self._stale, self._born = Table("i4"), Table("i4"), Table("u1"), Table("i8")
+        self._group, self._order_count, self._stale, self._born = Table("i4"), Table("i4"), Table("?"), Table("i8")
         self._orders, self._order_symbol, self._is_listed = Table(layout.ORDER), Table("i4"), Table("u1")
         self._legs = Table(layout.LEG)
-        self._births = 0
+        self.births = 0
         self._unused_legs = 0
 
     # ---- arrays for the kernels (views that the next insertion may replace)
@@ -81,7 +83,7 @@ class Book:
 
     @property
     def stale(self) -> Any:
-        """(a,) uint8: accounts to fold."""
+        """(a,) bool: accounts to fold."""
         return self._stale.rows
 
     @property
@@ -125,8 +127,8 @@ class Book:
         ):
             table.cover(self.account_ids.high)
         new = np.unique(rows[self.born[rows] == 0])
-        self._births += 1
-        self.born[new] = self._births
+        self.births += 1
+        self.born[new] = self.births
         self.order_heads[new], self._group.rows[new], self.stale[new] = -1, self.market.names.standard, 1
         self.accounts["culprit"][new] = -1
         self._write_accounts(new, np.zeros(len(new), layout.ACCOUNT_READ))
@@ -143,18 +145,20 @@ class Book:
             both were replaced by the defaults, as is one that is no level.
         """
         default = self.rules.warning_level_pct, self.rules.critical_level_pct
-        judged = read.copy()
-        judged["warning_level_pct"][np.isnan(read["warning_level_pct"])] = default[0]
-        judged["critical_level_pct"][np.isnan(read["critical_level_pct"])] = default[1]
+        judged: Any = read.copy()
+        for name, level in zip(("warning_level_pct", "critical_level_pct"), default, strict=True):
+            judged[name] = np.where(np.isnan(read[name]), level, read[name])
         in_order = judged["critical_level_pct"] <= judged["warning_level_pct"]
-        judged["warning_level_pct"][~in_order], judged["critical_level_pct"][~in_order] = default
+        if not in_order.all():
+            judged["warning_level_pct"][~in_order], judged["critical_level_pct"][~in_order] = default
         now: Any = self.accounts[rows]
         regrouped = self._group.rows[rows] != judged["group"]
         changed = regrouped | (now["read_code"] != judged["code"])
         for name in ("balance", "leverage", "warning_level_pct", "critical_level_pct"):
             changed |= differ(now[name], judged[name])
-        self._write_accounts(rows[changed], judged[changed])
-        self._rehome(self.order_rows_of(rows[regrouped]))
+        if changed.any():
+            self._write_accounts(rows[changed], judged[changed])
+            self._rehome(self.order_rows_of(rows[regrouped]))
         return changed, changed & ~(in_order & read["levels_valid"])
 
     def _write_accounts(self, rows: RowNumbers, judged: Rows) -> None:
@@ -162,7 +166,7 @@ class Book:
             self.accounts[name][rows] = judged[name]
         self.accounts["read_code"][rows] = judged["code"]
         self._group.rows[rows] = judged["group"]
-        self.stale[rows] = 1
+        self.stale[rows] = True
 
     def remove_accounts(self, rows: RowNumbers) -> None:
         """Forget accounts and their orders; their figures are unknown from the next valuation on."""
@@ -223,12 +227,14 @@ class Book:
         readable = readable[is_new]
         self.orders["code"][new] = np.where(readable, RowCode.ORDER_MISSING, RowCode.ORDER_ID_INVALID)
         removed = relink_orders(account_rows, counts, rows, self.orders, self.order_heads, self._is_listed.rows)
+        self._order_count.rows[account_rows] = counts
         changed = np.zeros(len(self.accounts), np.bool_)
+        if not (removed or len(new)):
+            return changed[account_rows], new
         changed[self.orders["account"][np.concatenate([new, np.array(removed, np.int32)])]] = True
         for row in removed:
             self.order_ids.drop(row)
         self.orders[removed] = np.zeros((), layout.ORDER)
-        self._order_count.rows[account_rows] = counts
         self.stale[changed] = 1
         return changed[account_rows], new[readable]
 
@@ -250,8 +256,9 @@ class Book:
         for name in ("lots", "price", "fees_usd", "effect", "is_buy", "code"):
             self.orders[name][rows] = read[name]
         self._order_symbol.rows[rows] = read["symbol"]
-        self._rehome(rows)
-        self.stale[self.orders["account"][rows]] = 1
+        if len(rows):
+            self._rehome(rows)
+            self.stale[self.orders["account"][rows]] = True
         return changed
 
     def _rehome(self, order_rows: RowNumbers) -> None:

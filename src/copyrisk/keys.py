@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from copyrisk._index import made_of
 from copyrisk.errors import InvalidId
 from copyrisk.terms import AccountType
 
@@ -30,8 +31,7 @@ _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}", re.ASCII)
 
 _SHOWN_CHARS = 80
 _TAG = rb"((?:%s):[A-Za-z0-9_-]{1,64})" % b"|".join(kind.encode() for kind in AccountType)
-_ID_CHARACTER = np.zeros(256, np.bool_)
-_ID_CHARACTER[[code for code in range(1, 128) if _ORDER_ID.fullmatch(chr(code))]] = True
+_ID_CHARACTERS = bytes(_ORDER_ID.fullmatch(chr(code)) is not None for code in range(256))
 
 
 class Shape(NamedTuple):
@@ -95,9 +95,7 @@ def check_order_id(value: str) -> str:
 
 def are_order_ids(cells: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """(n,) bool for (n, 65) cells, a byte for the size and the text: which are order ids."""
-    good: npt.NDArray[np.bool_] = _ID_CHARACTER[cells[:, 1:]].sum(axis=1) == cells[:, 0]
-    good &= cells[:, 0] > 0
-    return good
+    return made_of(cells, _ID_CHARACTERS)
 
 
 def check_symbol(value: str) -> str:

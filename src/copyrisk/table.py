@@ -1,4 +1,4 @@
-"""Arrays that grow by doubling, and comparing columns in which nothing is known to be equal to nothing."""
+"""Arrays that grow by doubling, and comparing columns that may hold NaN."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ class Table:
 
 
 def differ(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """(n,) bool: where two columns say something else; NaN says the same as NaN."""
-    different: npt.NDArray[np.bool_] = left != right
+    """(n,) bool: where two columns of one type differ by a bit, so that NaN is equal to itself."""
     if left.dtype.kind == "f":
-        different &= ~(np.isnan(left) & np.isnan(right))
+        left, right = left.view(np.int64), right.view(np.int64)
+    different: npt.NDArray[np.bool_] = left != right
     return different

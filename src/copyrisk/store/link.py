@@ -91,8 +91,7 @@ class Link:
             while self.replies.due > outstanding:
                 self._receive()
             self.error = self.replies.take_error().decode("ascii", "replace")
-            refused = store_error(redis.ResponseError(self.error))
-            if refused.code in _NOTHING_WORKS:
+            if self.error and (refused := store_error(redis.ResponseError(self.error))).code in _NOTHING_WORKS:
                 raise refused
 
     def drain(self) -> None:

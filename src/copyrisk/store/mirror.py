@@ -34,7 +34,7 @@ from copyrisk.store.terms import Terms
 log = structlog.get_logger(__name__)
 
 _ROUNDS_LIMIT = 16
-_FIRST_PAGE, _PAGE = 10_000, 500
+_FIRST_PAGE, _PAGE = 10_000, 250
 _PATTERNS = (keys.CONFIG.pattern, keys.ORDERS_INDEX.pattern)
 _REFUSED_KEYS_REMEMBERED = 1_000
 _LOGGED_AT_ONCE = 20
@@ -42,17 +42,28 @@ _LOGGED_AT_ONCE = 20
 
 @dataclass(slots=True)
 class _Wanted:
-    """What an exchange is to ask for besides terms and quotes."""
+    """What an exchange is to ask for besides terms and quotes.
+
+    Orders are asked for by account and id; `order_rows` are their rows as long as these are known for all of them.
+    """
 
     config_rows: RowNumbers
     index_rows: RowNumbers
     owners: RowNumbers
     cells: npt.NDArray[np.uint8]
+    order_rows: RowNumbers | None
 
     def leave_out_what_is_no_id(self) -> None:
         """No key is built from it; its account stays unknown."""
         readable = keys.are_order_ids(self.cells)
-        self.owners, self.cells = self.owners[readable], self.cells[readable]
+        if not readable.all():
+            self.owners, self.cells, self.order_rows = self.owners[readable], self.cells[readable], None
+
+    def add_orders(self, owners: RowNumbers, cells: npt.NDArray[np.uint8]) -> None:
+        """Ask for these, too."""
+        if len(owners):
+            self.owners, self.cells = np.concatenate([self.owners, owners]), np.concatenate([self.cells, cells])
+            self.order_rows = None
 
 
 class Mirror:
@@ -103,11 +114,10 @@ class Mirror:
         self._judge_suspects(reported)
         proves_itself = self._notices.tracks and not self._everything
         self.reread = self._slice(share) if proves_itself else self._book.account_rows()
-        wanted = self._whole(np.unique(np.concatenate([self.reread, to_read])))
-        wanted.config_rows = np.union1d(wanted.config_rows, news.config_rows)
-        wanted.index_rows = np.union1d(wanted.index_rows, news.index_rows)
-        wanted.owners = np.concatenate([wanted.owners, news.order_owners])
-        wanted.cells = np.concatenate([wanted.cells, news.order_cells])
+        wanted = self._whole(_union(self.reread, to_read))
+        wanted.config_rows = _union(wanted.config_rows, news.config_rows)
+        wanted.index_rows = _union(wanted.index_rows, news.index_rows)
+        wanted.add_orders(news.order_owners, news.order_cells)
         changed = self._exchange(wanted, self._terms_to_read(news, share if proves_itself else 1.0))
         if proves_itself:
             self._suspects = (changed & set(self.reread.tolist())) - reported
@@ -135,28 +145,27 @@ class Mirror:
             market.set_quotes(first_quote, fields.judge_quotes_read(quotes))
             first_quote += len(quotes)
             changed |= self._apply_configs(wanted.config_rows, configs)
-            new_orders = self._apply_lists(wanted.index_rows, lists, changed)
-            new_orders = np.setdiff1d(new_orders, self._apply_orders(wanted, orders, changed))
+            new_orders = self._apply_lists(wanted, lists, changed)
+            new_orders = _without(new_orders, self._apply_orders(wanted, orders, changed))
             if has_terms:
                 self._terms.apply()
             new_accounts = self._take_page() if scanned else np.zeros(0, np.int32)
             scanned = False
+            lacking = self._terms.are_lacking() or first_quote < len(market.symbols)
+            if not (len(new_orders) or len(new_accounts) or lacking):
+                break
             touched.append(new_accounts)
             wanted, terms = self._whole(new_accounts), []
-            wanted.owners = np.concatenate([wanted.owners, book.orders["account"][new_orders]])
-            wanted.cells = np.concatenate([wanted.cells, book.order_ids.cells(new_orders)])
-            lacking = self._terms.are_lacking() or first_quote < len(market.symbols)
-            if not (len(wanted.owners) or len(new_accounts) or lacking):
-                break
+            wanted.add_orders(book.orders["account"][new_orders], book.order_ids.cells(new_orders))
         else:
             raise AssertionError("accounts, orders, instruments, pairs: nothing hangs on a conversion pair")
-        self._remove_vanished(np.unique(np.concatenate(touched)))
+        self._remove_vanished(np.concatenate(touched))
         return changed
 
     def _whole(self, rows: RowNumbers) -> _Wanted:
         """Everything of these accounts."""
         orders = self._book.order_rows_of(rows)
-        return _Wanted(rows, rows, self._book.orders["account"][orders], self._book.order_ids.cells(orders))
+        return _Wanted(rows, rows, self._book.orders["account"][orders], self._book.order_ids.cells(orders), orders)
 
     def _ask_quotes(self, first: int) -> Rows:
         """All quotes from a row on."""
@@ -167,11 +176,11 @@ class Mirror:
 
     def _slice(self, share: float) -> RowNumbers:
         """The next accounts to read whatever was reported."""
-        rows = self._book.account_rows()
-        count = min(len(rows), math.ceil(share * len(rows)))
-        chosen = np.take(rows, np.arange(self._next, self._next + count), mode="wrap") if len(rows) else rows
-        self._next = (self._next + count) % max(len(rows), 1)
-        return chosen
+        high = self._book.account_ids.high
+        count = min(high, math.ceil(share * high))
+        chosen = np.arange(self._next, self._next + count, dtype=np.int32) % max(high, 1)
+        self._next = (self._next + count) % max(high, 1)
+        return self._in_use(chosen)
 
     # ---- answers
 
@@ -181,28 +190,36 @@ class Mirror:
             log.warning("levels_replaced_by_default", account=str(self._book.account_at(row)))
         return set(rows[changed].tolist())
 
-    def _apply_lists(self, rows: RowNumbers, lists: Rows, changed: set[int]) -> RowNumbers:
+    def _apply_lists(self, wanted: _Wanted, lists: Rows, changed: set[int]) -> RowNumbers:
         """Take order indexes; returns the orders to read."""
-        cells = self._link.replies.take_members()
+        rows, cells = wanted.index_rows, self._link.replies.take_members()
         readable = lists["reply"] == READ
-        listed, new = self._book.list_orders(rows[readable], lists["count"][readable], cells)
-        hidden = self._book.hide_orders(rows[~readable])
-        changed |= set(rows[readable][listed].tolist()) | set(rows[~readable][hidden].tolist())
+        if not readable.all():
+            hidden = rows[~readable]
+            changed |= set(hidden[self._book.hide_orders(hidden)].tolist())
+            rows, lists, wanted.order_rows = rows[readable], lists[readable], None
+        differ, new = self._book.list_orders(rows, lists["count"].copy(), cells)
+        if differ.any():
+            changed |= set(rows[differ].tolist())
+            wanted.order_rows = None
         return new
 
     def _apply_orders(self, wanted: _Wanted, read: Rows, changed: set[int]) -> RowNumbers:
         """Take those orders that are in their account's index now; returns their rows."""
-        rows = self._book.order_ids.find_cells(wanted.owners, wanted.cells)
-        here = rows >= 0
-        differ = self._book.set_orders(rows[here], fields.judge_orders(read[here], self._book.market.names))
-        changed |= set(wanted.owners[here][differ].tolist())
-        return rows[here]
+        rows, owners = wanted.order_rows, wanted.owners
+        if rows is None:
+            rows = self._book.order_ids.find_cells(owners, wanted.cells)
+            here = rows >= 0
+            rows, owners, read = rows[here], owners[here], read[here]
+        differ = self._book.set_orders(rows, fields.judge_orders(read, self._book.market.names))
+        if differ.any():
+            changed |= set(owners[differ].tolist())
+        return rows
 
     def _remove_vanished(self, rows: RowNumbers) -> None:
         """Forget accounts that have neither a configuration nor orders any more."""
-        rows = self._in_use(rows)
         missing = self._book.accounts["read_code"][rows] == RowCode.ACCOUNT_MISSING
-        gone = rows[missing & (self._book.order_counts(rows) == 0)]
+        gone = np.unique(rows[missing & (self._book.order_counts(rows) == 0)])
         if len(gone):
             log.info("accounts_removed", count=len(gone), first=str(self._book.account_at(int(gone[0]))))
             self._book.remove_accounts(gone)
@@ -260,3 +277,12 @@ class Mirror:
         if key not in self.refused_keys and len(self.refused_keys) < _REFUSED_KEYS_REMEMBERED:
             self.refused_keys.add(key)
             log.warning("key_refused", code=refusal.code, reason=str(refusal))
+
+
+def _union(rows: RowNumbers, others: RowNumbers) -> RowNumbers:
+    """Each once; as it stands where there are no others, which is nearly always."""
+    return np.union1d(rows, others) if len(others) else rows
+
+
+def _without(rows: RowNumbers, others: RowNumbers) -> RowNumbers:
+    return np.setdiff1d(rows, others) if len(rows) else rows

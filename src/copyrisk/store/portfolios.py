@@ -83,6 +83,7 @@ class PortfolioWriter:
         )
         self._written, self._owed, self._born = Table(layout.WRITTEN), Table("?"), Table("i8")
         self._said: dict[int, tuple[str, ...]] = {}
+        self._births = 0
         self._connections = 0
         self.written = 0
         self.refused = 0
@@ -149,14 +150,16 @@ class PortfolioWriter:
             table.cover(count)
         if self._connections != self._link.connections:
             self._forget(np.arange(count, dtype=np.int32))  # another server may not hold what the last one was told
-        reborn = np.flatnonzero(self._born.rows != self._book.born)
-        self._forget(reborn)
+        if self._births != self._book.births:
+            self._births = self._book.births
+            reborn = np.flatnonzero(self._born.rows != self._book.born)
+            self._born.rows[reborn] = self._book.born[reborn]
+            self._forget(reborn)
         self._forget(wished)
-        self._born.rows[reborn] = self._book.born[reborn]
-        chosen = self._owed.rows.copy()
-        chosen[valued] = True
-        chosen &= self._book.born != 0
-        return np.flatnonzero(chosen).astype(np.int32)
+        self._owed.rows[valued] = True  # until it is written, or found to say the same
+        rows = np.flatnonzero(self._owed.rows).astype(np.int32)
+        used: RowNumbers = rows[self._book.born[rows] != 0]
+        return used
 
     def _forget(self, rows: npt.NDArray[Any]) -> None:
         self._written.rows["is_known"][rows] = 0

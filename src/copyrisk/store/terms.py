@@ -22,6 +22,7 @@ class Terms:
         self._rows_of_symbol: dict[str, list[int]] = {}
         self._watched = 0
         self._next = 0
+        self._owed = 0.0
         self._asked: list[InstrumentKey] = []
         self._new: list[int] = []
 
@@ -32,7 +33,9 @@ class Terms:
     def slice(self, share: float) -> list[InstrumentKey]:
         """The next terms to read whatever was reported."""
         every = list(self._of_key.values())
-        count = min(len(every), math.ceil(share * len(every)))
+        self._owed = min(self._owed + share, 1.0)
+        count = math.floor(self._owed * len(every) + 1e-9)
+        self._owed -= count / max(len(every), 1)
         chosen = [every[(self._next + k) % len(every)] for k in range(count)]
         self._next = (self._next + count) % max(len(every), 1)
         return chosen
