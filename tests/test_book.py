@@ -8,8 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from copyrisk import book as book_module
-from copyrisk import keys
+from copyrisk import keys, segments
 from copyrisk._core import OrderEffect, RowCode
 from copyrisk.market import InstrumentKey
 from copyrisk.risk import Valuer, calc_status, count_states, reasons
@@ -36,7 +35,7 @@ class Changes(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.compact_above, book_module._COMPACT_ABOVE_LEGS = book_module._COMPACT_ABOVE_LEGS, 4
+        self.compact_above, segments._COMPACT_ABOVE_LEGS = segments._COMPACT_ABOVE_LEGS, 4
         self.chosen = ValuationRules()
         self.configs: dict[str, AccountRow] = {}
         self.held: dict[str, dict[str, OrderRow]] = {}
@@ -44,7 +43,7 @@ class Changes(RuleBasedStateMachine):
         self.quotes: dict[str, QuoteRow] = {}
 
     def teardown(self) -> None:
-        book_module._COMPACT_ABOVE_LEGS = self.compact_above
+        segments._COMPACT_ABOVE_LEGS = self.compact_above
 
     @initialize(side=st.sampled_from([RateSide.ASK, RateSide.SIDE]), price=st.sampled_from(MarginPrice))
     def market(self, side: RateSide, price: MarginPrice) -> None:
@@ -175,7 +174,7 @@ def buy(lots: str = "0.1") -> dict[str, str]:
 
 
 def test_segments_that_grow_leave_holes_that_are_laid_out_anew(monkeypatch: Any) -> None:
-    monkeypatch.setattr(book_module, "_COMPACT_ABOVE_LEGS", 16)
+    monkeypatch.setattr(segments, "_COMPACT_ABOVE_LEGS", 16)
     book = PlainBook(ValuationRules())
     fill_market(book, [EURUSD])
     rows = [fill_account(book, f"live:{n}", {"wallet_balance": "1000", "leverage": "100"}, []) for n in range(20)]
@@ -191,7 +190,7 @@ def test_segments_that_grow_leave_holes_that_are_laid_out_anew(monkeypatch: Any)
 
 def test_an_account_that_closed_everything_survives_a_new_layout(monkeypatch: Any) -> None:
     """Its segment lay behind what is left, and it needs no other."""
-    monkeypatch.setattr(book_module, "_COMPACT_ABOVE_LEGS", 16)
+    monkeypatch.setattr(segments, "_COMPACT_ABOVE_LEGS", 16)
     book = PlainBook(ValuationRules())
     fill_market(book, [EURUSD])
     config = {"wallet_balance": "1000", "leverage": "100"}

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "copyrisk"
 #: Lowest floor first; a module may import only from what stands before it.
 HOUSE = (
     "_core errors layout _index _lists _columns _wire _pack",
-    "terms keys fields table",
+    "terms keys fields table segments",
     "rules market book risk hours pricing flow",
     "store.connection store.pipe store.link store.notices store.reads store.terms store.mirror store.portfolios",
     "engine",

@@ -19,9 +19,9 @@ from copyrisk.keys import Account
 from copyrisk.layout import Rows
 from copyrisk.market import Market
 from copyrisk.rules import ValuationRules
+from copyrisk.segments import Segments
 from copyrisk.table import Table, differ
 
-_COMPACT_ABOVE_LEGS = 4096
 _ACCOUNT_TEXT = 82  # the longest type, a colon, and the longest id
 _ORDER_TEXT = 64
 
@@ -52,9 +52,8 @@ class Book:
         self._accounts, self._marks, self._order_head = Table(layout.ACCOUNT), Table("u8"), Table("i4")
         self._group, self._order_count, self._stale, self._born = Table("i4"), Table("i4"), Table("?"), Table("i8")
         self._orders, self._order_symbol, self._is_listed = Table(layout.ORDER), Table("i4"), Table("u1")
-        self._legs = Table(layout.LEG)
+        self._segments = Segments()
         self.births = 0
-        self._unused_legs = 0
 
     # ---- arrays for the kernels (views that the next insertion may replace)
 
@@ -73,8 +72,7 @@ class Book:
     @property
     def legs(self) -> Rows:
         """(l,) Leg; segments of accounts with unused room between them."""
-        rows: Rows = self._legs.rows
-        return rows
+        return self._segments.legs
 
     @property
     def marks(self) -> Any:
@@ -171,7 +169,7 @@ class Book:
     def remove_accounts(self, rows: RowNumbers) -> None:
         """Forget accounts and their orders; their figures are unknown from the next valuation on."""
         self.list_orders(rows, np.zeros(len(rows), np.int32), np.zeros((0, _ORDER_TEXT + 1), np.uint8))
-        self._unused_legs += int(self.accounts["capacity"][rows].sum())
+        self._segments.give_up(self.accounts, rows)
         for row in rows.tolist():
             self.account_ids.drop(row)
         self.accounts[rows] = np.zeros((), layout.ACCOUNT)
@@ -279,12 +277,13 @@ class Book:
 
     def fold(self) -> RowNumbers:
         """Fold the orders of all stale accounts into legs; returns their rows."""
-        if self._unused_legs > max(_COMPACT_ABOVE_LEGS, len(self.legs) // 2):
-            self._compact()
+        if self._segments.are_wasteful:
+            self._segments.clear(self.accounts)
+            self.stale[self.account_rows()] = True
         rows = np.flatnonzero(self.stale).astype(np.int32)
         if len(rows):
-            self._make_room(rows)
-            most = int(self._order_count.rows[rows].max())
+            counts = self.order_counts(rows)
+            self._segments.make_room(self.accounts, rows, counts)
             fold_accounts(
                 rows,
                 self.accounts,
@@ -293,31 +292,13 @@ class Book:
                 self.market.instruments,
                 self.legs,
                 self.marks,
-                np.empty(max(most, 1), layout.EXPOSURE),
+                np.empty(max(int(counts.max()), 1), layout.EXPOSURE),
                 self.rules.nets_orders,
             )
-            self.stale[rows] = 0
+            self.stale[rows] = False
         return rows
 
     def order_counts(self, rows: RowNumbers) -> npt.NDArray[np.int32]:
         """How many orders each of these accounts has."""
         counts: npt.NDArray[np.int32] = self._order_count.rows[rows]
         return counts
-
-    def _make_room(self, rows: RowNumbers) -> None:
-        """Segments for their legs: just large enough at first, half as much again when one grows."""
-        needed, had = self._order_count.rows[rows], self.accounts["capacity"][rows]
-        short = needed > had
-        rows, needed, had = rows[short], needed[short], had[short]
-        room = np.where(had == 0, needed, np.maximum(needed, had + had // 2 + 1))
-        first = self._legs.add(int(room.sum()))
-        self.accounts["first"][rows], self.accounts["capacity"][rows] = first + np.cumsum(room) - room, room
-        self._unused_legs += int(had.sum())
-
-    def _compact(self) -> None:
-        """Lay all segments out anew, without the holes that moved and removed ones left."""
-        self._legs = Table(layout.LEG)
-        self._unused_legs = 0
-        for name in ("first", "capacity", "n_executed", "n_legs"):
-            self.accounts[name] = 0
-        self.stale[self.account_rows()] = 1
