@@ -55,7 +55,7 @@ class House:
 
     def engine(self) -> Engine:
         """An engine that knows nothing yet."""
-        return Engine(self.client, Book(ValuationRules()), MarketHours(always_open=True), PERIOD_MS)
+        return engine_on(self.client)
 
     def check(self, report: TickReport) -> None:
         """A tick that did not do everything is not measured."""
@@ -130,6 +130,11 @@ class House:
         for reply in self._pipe.exchange(commands):
             if isinstance(reply, Exception):
                 raise reply
+
+
+def engine_on(client: redis.Redis) -> Engine:
+    """An engine for a house on this server."""
+    return Engine(client, Book(ValuationRules()), MarketHours(always_open=True), PERIOD_MS)
 
 
 def _flat(mapping: dict[str, object]) -> list[str]:

@@ -40,7 +40,7 @@ class Figure:
 
     def as_json(self) -> dict[str, Any]:
         """Only what is set."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, False)}
+        return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
 
 
 def load() -> float:

@@ -30,7 +30,7 @@ from copyrisk.store.portfolios import PortfolioWriter
 log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
-_VERIFIED_A_TICK = 1_000
+_VERIFIED_ONE_IN = 3  # of the accounts that are read again, in turn
 _REREAD_WITHIN_S = 59.0  # each account, whatever was reported: within a minute, a late tick included
 
 
@@ -142,7 +142,7 @@ class Engine:
         read = time.perf_counter()
         now_ms = _now_ms()  # after the read: a quote's age counts to the moment it is valued at
         rows = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
-        wrong = self._verify(self._mirror.reread[:_VERIFIED_A_TICK])
+        wrong = self._verify(self._mirror.reread[self._number % _VERIFIED_ONE_IN :: _VERIFIED_ONE_IN])
         rows = np.union1d(rows, wrong) if len(wrong) else rows
         figures = self._valuer.figures
         if len(rows):  # else everything stands as it was counted before
