@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--json]`: measure the headline figures."""
+"""`python -m benchmarks [--json] [--quick]`: measure the headline figures."""
 
 import argparse
 import json
@@ -11,17 +11,26 @@ from rich.table import Table
 from benchmarks import tick, traffic, valuation
 from benchmarks.measure import Figure
 
-SUITES: tuple[Callable[[], Iterable[Figure]], ...] = (valuation.figures, traffic.figures, tick.figures)
+Suite = Callable[[], Iterable[Figure]]
+SUITES: tuple[Suite, ...] = (valuation.figures, traffic.figures, tick.figures)
+QUICK_SUITES: tuple[Suite, ...] = (
+    lambda: valuation.figures(rounds=2),
+    lambda: traffic.figures(accounts=500, rounds=2),
+    lambda: tick.figures(tick.QUICK),
+)
 
 
 def main() -> int:
     """Print one JSON object per line, or a table with the targets."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, few rounds: whether it runs"
+    )
     options = parser.parse_args()
     console = Console()
     table = Table("figure", "value", "interval", "target", "reached", box=None)
-    for suite in SUITES:
+    for suite in QUICK_SUITES if options.quick else SUITES:
         for figure in suite():
             if options.json:
                 print(json.dumps(figure.as_json()), flush=True)

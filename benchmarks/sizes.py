@@ -2,7 +2,7 @@
 
     python -m benchmarks.sizes    # needs the extra [plots]
 
-The server is the bundled one, on the same cores as the daemon.
+The server is the system's Redis if there is one, on the same cores as the daemon.
 """
 
 import platform
@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.house import PERIOD_MS, house
 from benchmarks.measure import load
 from benchmarks.tick import MOVES, run, start
+from copyrisk.store.connection import check_server
 
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
 DOCS = Path(__file__).parent.parent / "docs"
@@ -26,9 +27,10 @@ def main() -> int:
     except ImportError:
         print("matplotlib is missing: pip install .[plots]", file=sys.stderr)
         return 2
-    loads, p50s, lines = [], {move: [] for move in MOVES}, []
+    loads, p50s, lines, server = [], {move: [] for move in MOVES}, [], ""
     for accounts in SIZES:
         with house(accounts) as there:
+            server = str(check_server(there.client))
             cold_s, memory = start(there)
             cells = [f"{accounts:,}"]
             for move in MOVES:
@@ -39,18 +41,19 @@ def main() -> int:
         cells += [f"{cold_s:.2f}", f"{memory / accounts:,.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
-    _write_table(lines, loads)
+    _write_table(lines, loads, server)
     _write_plot(p50s)
     return 0
 
 
-def _write_table(lines: list[str], loads: list[float]) -> None:
+def _write_table(lines: list[str], loads: list[float], server: str) -> None:
     head = [
         "# Cost against size",
         "",
         f"Five orders an account, 64 symbols. Tick p50 / p99 in ms of {_TICKS} ticks on the {PERIOD_MS} ms grid; first",
-        "tick (everything read, valued and written) in s; bytes of memory an account. Bundled server, same cores,",
-        f"{platform.machine()}, load {min(loads):g} to {max(loads):g}. Written by `python -m benchmarks.sizes`.",
+        "tick (everything read, valued and written) in s; bytes of memory an account.",
+        f"{server.partition(',')[0]} on the same cores, {platform.machine()}, load {min(loads):g} to {max(loads):g}.",
+        "Written by `python -m benchmarks.sizes`.",
         "",
         "| accounts | " + " | ".join(_TITLES[move] for move in MOVES) + " | first tick | memory |",
         "|---|" + "---|" * (len(MOVES) + 2),

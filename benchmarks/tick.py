@@ -17,17 +17,27 @@ from benchmarks.house import N_SYMBOLS, PERIOD_MS, House, engine_on, house
 from benchmarks.measure import Figure, load
 from copyrisk.store.connection import connect
 
-SIZES = (1_000, 10_000, 40_000)
-_TICKS = 50
 _WARM_UP = 5
 #: How many of the 64 symbols move before each tick.
 MOVES = {"idle": 0, "one": 1, "all": N_SYMBOLS}
 _TARGETS_MS = {("p99", "all", 10_000): 60.0, ("p99", "all", 40_000): 200.0, ("p50", "idle", 40_000): 5.0}
 _COLD_S = {10_000: 0.5}
 _CAPACITY = 30_000
-_STEP = 1_000
-_FIRST_GUESS = 50_000
-_NEVER, _TRIES, _MARGIN = 1_000_000, 3, 0.97
+_STEP, _NEVER, _MARGIN = 1_000, 1_000_000, 0.97
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure: sizes, ticks of each run, and where and how often to look for the most accounts."""
+
+    sizes: tuple[int, ...]
+    ticks: int
+    first_guess: int
+    tries: int
+
+
+FULL = Plan((1_000, 10_000, 40_000), 50, 50_000, 3)
+QUICK = Plan((200, 1_000), 4, 2_000, 1)
 
 
 @dataclass(frozen=True)
@@ -43,13 +53,13 @@ class Ticks:
         return float(np.percentile(self.ms, percent))
 
 
-def figures() -> Iterator[Figure]:
+def figures(plan: Plan = FULL) -> Iterator[Figure]:
     """Tick times by number of accounts and of symbols that move, start, memory, and what one server holds."""
-    for accounts in SIZES:
+    for accounts in plan.sizes:
         with house(accounts) as there:
             yield from _start(there)
             for move in MOVES:
-                done = run(there, move)
+                done = run(there, move, plan.ticks)
                 name = f"{move}_{accounts}"
                 for percent in (50, 99):
                     found, target = round(done.percentile(percent), 2), _TARGETS_MS.get((f"p{percent}", move, accounts))
@@ -62,7 +72,7 @@ def figures() -> Iterator[Figure]:
                         load=load(),
                     )
                 yield Figure(f"tick_valued_{name}", done.valued, "accounts", load=load())
-    yield Figure("accounts_per_tick", capacity(), "accounts", target=_CAPACITY, load=load())
+    yield Figure("accounts_per_tick", capacity(plan), "accounts", target=_CAPACITY, load=load())
 
 
 def _start(there: House) -> Iterator[Figure]:
@@ -100,7 +110,7 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def run(there: House, move: str, ticks: int = _TICKS) -> Ticks:
+def run(there: House, move: str, ticks: int) -> Ticks:
     """Ticks on the grid; before each of them the quotes get fresh times and so many of them other prices."""
     engine, times_ms, valued, written = there.engine(), [], [], []
     for report in engine.run(threading.Event(), ticks=1 + _WARM_UP + ticks):
@@ -113,12 +123,12 @@ def run(there: House, move: str, ticks: int = _TICKS) -> Ticks:
     return Ticks(np.array(times_ms), int(np.median(valued)), int(np.median(written)))
 
 
-def capacity() -> int:
+def capacity(plan: Plan) -> int:
     """The most accounts found, all of them moving, whose ticks stay below their period at the 99th percentile."""
-    held, failed, accounts = 0, _NEVER, _FIRST_GUESS
-    for _ in range(_TRIES):
+    held, failed, accounts = 0, _NEVER, plan.first_guess
+    for _ in range(plan.tries):
         with house(accounts) as there:
-            p99 = run(there, "all").percentile(99)
+            p99 = run(there, "all", plan.ticks).percentile(99)
         held, failed = (accounts, failed) if p99 < PERIOD_MS else (held, accounts)
         # In proportion, between what was held and what was not.
         guess = int(accounts * _MARGIN * PERIOD_MS / p99) // _STEP * _STEP

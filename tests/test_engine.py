@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from copyrisk._core import LadderState
 from copyrisk.book import Book
@@ -37,6 +38,23 @@ def test_the_grid_does_not_drift_and_late_ticks_are_counted_not_made_up(bundled_
     assert slots[-1] - 28 <= report.late_ticks <= slots[-1] - 28 + 1
     offsets = [(moment - starts[1]) - slot * 0.05 for moment, slot in zip(starts[1:], slots, strict=True)]
     assert sorted(offsets)[len(offsets) // 2] < 0.02
+
+
+def test_a_server_that_is_slow_makes_a_tick_late_which_is_said_once(bundled_server: Any) -> None:
+    office = BackOffice(bundled_server.client())
+    office.eurusd_account("live:1")
+    engine, reports = engine_on(bundled_server.url), []
+    with capture_logs() as lines:
+        for report in engine.run(threading.Event(), ticks=6):
+            reports.append(report)
+            if report.number == 2:
+                office.client.execute_command("CLIENT", "PAUSE", 200, "ALL")
+    assert reports[2].duration_ms > 100
+    assert reports[-1].late_ticks >= 2
+    assert reports[-1].skipped is None
+    late = [line for line in lines if line["event"] == "tick_late"]
+    assert late and late[0]["tick"] == 3
+    assert office.portfolio("live:1")["equity"] == "10050.0"
 
 
 def test_stop_ends_the_wait_at_once(bundled_server: Any) -> None:

@@ -171,6 +171,8 @@ def _log_report(report: TickReport) -> None:
         refused=report.refused,
         unknown=sum(report.unknown_by_reason.values()),
         refused_keys=report.refused_keys,
+        repaired=report.repaired,
+        inconsistent=report.inconsistent,
         read_ms=round(report.read_ms, 2),
         value_ms=round(report.value_ms, 2),
         write_ms=round(report.write_ms, 2),

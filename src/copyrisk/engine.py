@@ -101,9 +101,10 @@ class Engine:
         The first tick reads everything and may be long; the grid starts at its end.
         """
         period_s = self._period_ms / 1000.0
-        due_s = 0.0
+        due_s, was_late = 0.0, False
         while not stop.is_set():
-            yield self.tick()
+            report = self.tick()
+            yield report
             if ticks is not None and self._number >= ticks:
                 return
             if self._number == 1:
@@ -115,6 +116,9 @@ class Engine:
             due_s = due_s or now_s
             missed = int((now_s - due_s) / period_s)
             self._late_ticks += missed
+            if missed and not was_late:
+                log.warning("tick_late", tick=report.number, took_ms=round(report.duration_ms), skipped_ticks=missed)
+            was_late = missed > 0
             due_s += (missed + 1) * period_s
             stop.wait(max(0.0, due_s - time.monotonic()))
 
