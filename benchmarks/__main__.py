@@ -24,9 +24,7 @@ def main() -> int:
     """Print one JSON object per line, or a table with the targets."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, few rounds: whether it runs"
-    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: whether it runs")
     options = parser.parse_args()
     console = Console()
     table = Table("figure", "value", "interval", "target", "reached", box=None)
