@@ -4,6 +4,7 @@ redis-py opens connections: TLS, passwords, ACL users, sockets. It must not retr
 sent twice blindly, and a tick that waits for a dead server is late for all accounts.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,14 @@ def connect(url: str, *, connect_timeout_ms: int, reply_timeout_ms: int) -> redi
     except (ValueError, TypeError) as failure:
         raise StoreError(f"the Redis URL cannot be used: {failure}", code="bad_redis_url") from None
     return client
+
+
+def drop(client: redis.Redis, connection: Any) -> None:
+    """Close a connection that was taken from a client, whatever state it is in."""
+    with contextlib.suppress(Exception):
+        connection.disconnect()
+    with contextlib.suppress(Exception):
+        client.connection_pool.release(connection)
 
 
 def check_server(client: redis.Redis) -> ServerInfo:

@@ -17,7 +17,7 @@ import redis
 from copyrisk._index import TextIndex
 from copyrisk._wire import Replies
 from copyrisk.errors import StoreError, StoreUnavailable
-from copyrisk.store.connection import store_error
+from copyrisk.store.connection import drop, store_error
 
 _NOTHING_WORKS = ("server_auth_failed", "server_loading")  # an error of this kind is not one of a single command
 _NOTHING_THERE = (BlockingIOError, ssl.SSLWantReadError)
@@ -64,10 +64,7 @@ class Link:
     def close(self) -> None:
         """Drop the connection; what was expected of it will not come."""
         if self._connection is not None:
-            with contextlib.suppress(Exception):
-                self._connection.disconnect()
-            with contextlib.suppress(Exception):
-                self._client.connection_pool.release(self._connection)
+            drop(self._client, self._connection)
             self._connection = self._sock = None
 
     def exchange(self, parts: Iterable[bytes], *, outstanding: int = 0) -> None:

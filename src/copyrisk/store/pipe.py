@@ -6,7 +6,6 @@ last are still coming, so neither side has to hold everything at once. Nothing i
 failure the connection is dropped and what was asked is unknown.
 """
 
-import contextlib
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import hiredis
 import redis
 
 from copyrisk.errors import StoreUnavailable
-from copyrisk.store.connection import store_error
+from copyrisk.store.connection import drop, store_error
 
 _PART_COMMANDS = 2_000
 _READ_BYTES = 1 << 18
@@ -26,19 +25,12 @@ class ReplyError(Exception):
 
 
 class Pipe:
-    """A dedicated connection of a redis-py client, opened when first needed and after each failure.
-
-    Attributes
-    ----------
-    connections : int
-        How many have been opened; a server behind a new one may have lost what it was told before.
-    """
+    """A dedicated connection of a redis-py client, opened when first needed and after each failure."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._connection: Any = None
         self._reader = _new_reader()
-        self.connections = 0
 
     def exchange(self, commands: Sequence[bytes]) -> list[Any]:
         """Send packed commands, a part at a time, and return their replies in order.
@@ -48,20 +40,13 @@ class Pipe:
         StoreError, StoreUnavailable
             The server cannot be reached or used. Any of the commands may have been executed or not.
         """
-        parts = [commands[start : start + _PART_COMMANDS] for start in range(0, len(commands), _PART_COMMANDS)]
-        return self.exchange_parts([(b"".join(part), len(part)) for part in parts])
-
-    def exchange_parts(self, parts: Sequence[tuple[bytes, int]]) -> list[Any]:
-        """The same for parts that are already joined: the bytes of some commands, and how many they are."""
         replies: list[Any] = []
-        asked = 0
         try:
             sock = self._socket()
-            for request, count in parts:
-                sock.sendall(request)
-                self._collect(sock, replies, asked)
-                asked += count
-            self._collect(sock, replies, asked)
+            for start in range(0, len(commands), _PART_COMMANDS):
+                sock.sendall(b"".join(commands[start : start + _PART_COMMANDS]))
+                self._collect(sock, replies, start)
+            self._collect(sock, replies, len(commands))
         except (OSError, redis.RedisError, hiredis.HiredisError) as failure:
             self.close()
             raise store_error(failure) from failure
@@ -73,17 +58,13 @@ class Pipe:
     def close(self) -> None:
         """Drop the connection; the next exchange opens another."""
         if self._connection is not None:
-            with contextlib.suppress(Exception):
-                self._connection.disconnect()
-            with contextlib.suppress(Exception):
-                self._client.connection_pool.release(self._connection)
+            drop(self._client, self._connection)
             self._connection = None
         self._reader = _new_reader()
 
     def _socket(self) -> socket.socket:
         if self._connection is None:
             self._connection = self._client.connection_pool.get_connection()
-            self.connections += 1
         connected: socket.socket = self._connection._sock
         return connected
 
