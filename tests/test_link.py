@@ -85,9 +85,12 @@ def office(bundled_server: Any) -> BackOffice:
     return made
 
 
-def engine_on(line: Line, reply_timeout_ms: int = 300) -> Engine:
-    client = connect(line.url, connect_timeout_ms=1000, reply_timeout_ms=reply_timeout_ms)
-    return Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200)
+@pytest.fixture
+def engine(line: Line, office: BackOffice) -> Iterator[Engine]:
+    client = connect(line.url, connect_timeout_ms=1000, reply_timeout_ms=400)
+    made = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200)
+    yield made
+    made.close()
 
 
 def assert_right(engine: Engine, office: BackOffice) -> None:
@@ -98,9 +101,8 @@ def assert_right(engine: Engine, office: BackOffice) -> None:
         assert float(office.portfolio(f"live:{number}")["equity"]) == pytest.approx(expected, abs=0.006)
 
 
-def test_replies_may_come_byte_by_byte(line: Line, office: BackOffice) -> None:
+def test_replies_may_come_byte_by_byte(line: Line, office: BackOffice, engine: Engine) -> None:
     line.pieces = True
-    engine = engine_on(line, 5000)
     assert engine.tick().skipped is None
     assert_right(engine, office)
 
@@ -119,7 +121,7 @@ def torn(dice: random.Random) -> Harm:
 
 
 def silent(received: bytes) -> bytes | None:
-    time.sleep(0.5)
+    time.sleep(0.6)
     return received
 
 
@@ -139,10 +141,9 @@ def doubled(received: bytes) -> bytes | None:
 
 @pytest.mark.parametrize("how", ["torn", "silent", "doubled"])
 def test_a_line_that_fails_makes_ticks_void_and_the_next_sound_one_right(
-    line: Line, office: BackOffice, how: str
+    line: Line, office: BackOffice, engine: Engine, how: str
 ) -> None:
     dice = random.Random(how)
-    engine = engine_on(line)
     assert engine.tick().skipped is None
     for round_ in range(6):
         line.harm = {"torn": torn(dice), "silent": silent, "doubled": doubled}[how]
@@ -159,17 +160,16 @@ def test_a_line_that_fails_makes_ticks_void_and_the_next_sound_one_right(
 
 
 @pytest.mark.slow
-def test_bytes_that_are_changed_on_the_way_end_no_daemon(line: Line, office: BackOffice) -> None:
+def test_bytes_that_are_changed_on_the_way_end_no_daemon(line: Line, office: BackOffice, engine: Engine) -> None:
     """What is still of the protocol cannot be told from what was written; but it goes with the next full reading."""
     dice = random.Random(5)
-    engine = engine_on(line)
     skipped = 0
     for round_ in range(150):
         line.harm = changed(dice) if round_ % 2 else unharmed
         skipped += engine.tick().skipped is not None
     assert skipped > 30
     line.harm = unharmed
-    engine._mirror._link.close()
+    engine.close()
     while engine.tick().skipped is not None:
         pass
     assert_right(engine, office)

@@ -155,6 +155,7 @@ def _daemon(settings: Settings, url: str, stop: threading.Event, *, once: bool, 
         if report.ts_ms - reported_ms >= _REPORT_EVERY_MS:
             reported_ms = report.ts_ms
             _log_report(report)
+    engine.close()
     log.info("ended")
     return EXIT_OK
 

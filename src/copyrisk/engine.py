@@ -81,7 +81,7 @@ class Engine:
     def __init__(self, client: redis.Redis, book: Book, hours: MarketHours, period_ms: int) -> None:
         self.book = book
         self._hours, self._period_ms = hours, period_ms
-        link = Link(client, book.market.names.index)
+        self._link = link = Link(client, book.market.names.index)
         self._mirror, self._valuer, self._writer = Mirror(link, book), Valuer(book), PortfolioWriter(link, book)
         self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._states, self._unknown = count_states(book, self._valuer.figures), dict[str, int]()
@@ -94,6 +94,10 @@ class Engine:
     def figures(self) -> Rows:
         """The figures of the last full tick."""
         return self._valuer.figures
+
+    def close(self) -> None:
+        """Drop the connection; a further tick would open another and read everything anew."""
+        self._link.close()
 
     def run(self, stop: threading.Event, *, ticks: int | None = None) -> Iterator[TickReport]:
         """Tick on the grid until `stop` is set or so many ticks are done, yielding a report after each.
