@@ -34,7 +34,7 @@ def main() -> None:
         feed = SyntheticFeed()
         seed(Pipe(client), 1000, feed.first())
         quotes, steps = Pipe(client), feed.steps()
-        engine = Engine(Pipe(client), Book(ValuationRules()), MarketHours(always_open=True), 200)
+        engine = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200)
         view = LiveView(Live(console=console, auto_refresh=False))
         engine.tick()  # the cold start is not what a demo looks like
         for report in engine.run(threading.Event(), ticks=TICKS):
