@@ -228,6 +228,17 @@ def test_a_difference_that_was_reported_is_no_error(mirrored: Mirrored) -> None:
     assert mirrored.mirror.repaired == 0
 
 
+def test_a_difference_whose_report_was_lost_with_the_connection_is_no_error(mirrored: Mirrored) -> None:
+    mirrored.order()["lots"] = 99.0
+    mirrored.read(1.0)
+    kill_daemons(mirrored.office.client)
+    with pytest.raises(StoreUnavailable):
+        mirrored.read()
+    mirrored.read()
+    mirrored.read()
+    assert mirrored.mirror.repaired == 0
+
+
 def test_every_account_is_read_again_in_turn(mirrored: Mirrored) -> None:
     for number in range(3, 10):
         mirrored.office.account(f"live:{number}")

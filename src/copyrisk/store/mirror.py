@@ -105,6 +105,7 @@ class Mirror:
         news = self._notices.take(self._book)
         self._everything |= news.everything
         if self._everything:
+            self._suspects.clear()  # what would explain them was lost
             self._scan_everything()
         else:
             self._reads.page(self._cursor, _PATTERNS[self._pattern], _PAGE)
