@@ -60,7 +60,6 @@ def test_a_mirror_under_fire_ends_up_equal(redis_server: Any, monkeypatch: Any, 
     engine = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 20)
     until_s = time.time() + _SECONDS
     context = multiprocessing.get_context("spawn")
-    fire = (redis_server.url, until_s)
     writers = [
         context.Process(target=write_at_random, args=(redis_server.url, until_s, seed, kill))
         for seed in range(_WRITERS)
