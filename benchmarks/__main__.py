@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks import tick, traffic, valuation
 from benchmarks.measure import Figure
+from copyrisk.log import configure_logging
 
 Suite = Callable[[], Iterable[Figure]]
 SUITES: tuple[Suite, ...] = (valuation.figures, traffic.figures, tick.figures)
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: whether it runs")
     options = parser.parse_args()
+    configure_logging("console", "error")  # to stderr; that a tick was late is among the figures
     console = Console()
     table = Table("figure", "value", "interval", "target", "reached", box=None)
     for suite in QUICK_SUITES if options.quick else SUITES:
