@@ -35,6 +35,19 @@ cdef class Columns:
     cdef readonly tuple fields
 
 
+cdef inline bint is_name(const char* text, int n) noexcept nogil:
+    """Whether any grammar of names (symbols, groups, currencies) could take it; junk must not use their rows up."""
+    cdef int i
+    cdef char c
+    if n > 32:
+        return False
+    for i in range(n):
+        c = text[i]
+        if not (48 <= c <= 57 or 65 <= c <= 90 or 97 <= c <= 122 or c == 32 or c == 35 or c == 45 or c == 46 or c == 95):
+            return False
+    return True
+
+
 cdef inline bint take_field(const Column* c, TextIndex names, const char* text, int n, char* out) noexcept nogil:
     """Write one value; false if it is not of the column's grammar."""
     cdef int k
@@ -43,6 +56,8 @@ cdef inline bint take_field(const Column* c, TextIndex names, const char* text, 
     if c.kind == EPOCH_MS:
         return read_epoch_ms(text, n, <int64_t*>out)
     if c.kind == NAME:
+        if not is_name(text, n):
+            return False
         (<int32_t*>out)[0] = names.put_text(0, text, n)
         return (<int32_t*>out)[0] >= 0
     if c.kind == WORD:

@@ -50,6 +50,7 @@ cpdef enum RowCode:
     ORDERS_INDEX_UNREADABLE = 75
     FIGURES_OUT_OF_RANGE = 76
     FIGURES_INCONSISTENT = 77     # not what valuing from scratch gives
+    ACCOUNT_CHANGING = 78         # something of it changed while it was read
 
 
 # Where an account stands on the margin ladder.

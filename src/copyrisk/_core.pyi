@@ -51,6 +51,7 @@ class RowCode(IntEnum):
     ORDERS_INDEX_UNREADABLE = 75
     FIGURES_OUT_OF_RANGE = 76
     FIGURES_INCONSISTENT = 77
+    ACCOUNT_CHANGING = 78
 
 class LadderState(IntEnum):
     STATE_UNKNOWN = 0

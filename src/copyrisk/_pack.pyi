@@ -65,7 +65,8 @@ class PortfolioPacker:
         request : bytes
             Two commands for each packed row.
         outcome : (k,) uint8
-            0: says the same; 1: packed; 2: has a number that cannot be written here, nothing was packed or remembered.
+            0: says the same; 1: packed whole; 3: packed, but for the fields that say the same; 2: has a number that
+            cannot be written here, nothing was packed or remembered.
 
         Raises
         ------

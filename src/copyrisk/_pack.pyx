@@ -25,10 +25,11 @@ cdef enum:
     EXACT = 2                     # unrounded ones, then
     FIELDS = 13                   # two times, the balance, status and reasons
 
-cdef enum Outcome:
+cdef enum Outcome:                # see `_pack.pyi`
     SAME = 0
-    PACKED = 1
+    WHOLE = 1
     LEFT = 2
+    PART = 3
 
 
 ctypedef struct Written:          # 80 bytes: what a portfolio says
@@ -125,7 +126,7 @@ cdef class PortfolioPacker:
                 if not says(&accounts[row], &figures[row], &now):
                     outcome[k] = LEFT
                 elif not same(&written[row], &now):
-                    outcome[k] = PACKED
+                    outcome[k] = PART if written[row].is_known else WHOLE
                     at = put_hset(at, index.texts + <size_t>row * index.width, index.sizes[row], key_before, sizes[0],
                                   key_after, sizes[1], &written[row], &now, self._names, status, sizes[3], now_ms)
                     at = put_raw(at, publish, sizes[2])

@@ -9,10 +9,11 @@ from copyrisk._columns import Columns
 from copyrisk._index import TextIndex
 from copyrisk.layout import Rows
 
-#: What a reply byte says: it has not come; it came; the server answered with an error.
+#: What a reply byte says: it has not come; it came; it is an error; it is a status and a number above 0.
 NOT_READ: int
 READ: int
 REFUSED_REPLY: int
+READ_COUNT: int
 FAULTS: tuple[str, ...]
 
 class Replies:
@@ -40,7 +41,7 @@ class Replies:
     def expect_members(self, out: Rows) -> None:
         """The next `len(out)` replies are sets or lists of short texts; `out` is of `layout.MEMBERS`."""
     def expect_statuses(self, out: npt.NDArray[np.uint8]) -> None:
-        """The next `len(out)` replies are anything: `READ`, or `REFUSED_REPLY` for an error."""
+        """The next `len(out)` replies are anything: `READ`, `READ_COUNT`, or `REFUSED_REPLY` for an error."""
     def expect_page(self) -> None:
         """The next reply is of `SCAN`."""
     def room(self) -> memoryview:
@@ -54,7 +55,7 @@ class Replies:
             A fault (one of `FAULTS`): the connection must be dropped.
         """
     def take_error(self) -> bytes:
-        """The first error since the last call, cut to 200 bytes; empty if there was none."""
+        """The first error since the last call, one other than WRONGTYPE before it, cut to 200 bytes; empty for none."""
     def take_members(self) -> npt.NDArray[np.uint8]:
         """(m, 65) uint8: a byte for the size (255: longer than 64) and the text of each member since the last call."""
     def take_page(self) -> tuple[bytes, list[bytes]]:

@@ -37,6 +37,7 @@ cdef enum Due:                    # what a section of replies is read as
 cdef enum Told:                   # what is known of a reply; 0 is nothing
     TOLD = 1
     REFUSED = 2
+    COUNTED = 3                   # a status: a number above 0
 
 cdef enum Token:
     TOKEN_TEXT, TOKEN_NULL, TOKEN_ERROR, TOKEN_TOO_LONG
@@ -45,7 +46,7 @@ cdef enum Fault:                  # `FAULTS` has the words
     BAD_TYPE = 1, BAD_LENGTH, BAD_LINE, TOO_DEEP, NOT_ASKED, OUT_OF_STEP, NO_MEMORY
 
 FAULTS = ("", "unknown_type", "bad_length", "bad_line", "too_deep", "not_asked", "out_of_step", "no_memory")
-NOT_READ, READ, REFUSED_REPLY = 0, <int>TOLD, <int>REFUSED
+NOT_READ, READ, REFUSED_REPLY, READ_COUNT = 0, <int>TOLD, <int>REFUSED, <int>COUNTED
 
 
 NO_ROWS, NO_CELLS = np.zeros(0, np.int32), np.zeros((0, CELL_TEXT + 1), np.uint8)
@@ -114,7 +115,7 @@ cdef class Replies:
     cdef int _depth
     cdef int64_t[MAX_DEPTH] _left
     cdef int64_t _position        # among the elements of the outermost aggregate
-    cdef bint _pushed, _invalidates, _messaged, _is_attribute
+    cdef bint _pushed, _invalidates, _messaged, _is_attribute, _counts
     cdef Py_ssize_t _messages_end
     cdef Py_ssize_t _n_parts
 
@@ -241,6 +242,7 @@ cdef class Replies:
         """One token, its first line complete; -1 if the rest of it is not there yet."""
         cdef char mark = at[0]
         cdef int64_t n
+        self._counts = mark == b":" and size > 1 and at[1] != b"0" and at[1] != b"-"
         if mark == b"+" or mark == b":" or mark == b"," or mark == b"#" or mark == b"(":
             self._start += size + 2
             return self._scalar(TOKEN_TEXT, at + 1, size - 1)
@@ -309,7 +311,11 @@ cdef class Replies:
         if self._depth == 0:
             self._pushed = False
             fault = self._whole(token, text, n)
-            return fault if fault else self._end_reply(REFUSED if token == TOKEN_ERROR else TOLD)
+            if fault:
+                return fault
+            if token == TOKEN_ERROR:
+                return self._end_reply(REFUSED)
+            return self._end_reply(COUNTED if self._counts and self._now().due == DUE_STATUSES else TOLD)
         fault = self._push_element(token, text, n) if self._pushed else self._element(token, text, n)
         if fault:
             return fault
@@ -360,7 +366,6 @@ cdef class Replies:
         cdef Section* section
         cdef char* row
         cdef Members* members
-        cdef int i
         if self.due == 0:
             return NOT_ASKED
         section = self._now()
@@ -389,7 +394,9 @@ cdef class Replies:
         section = self._now()
         if token != TOKEN_ERROR and section.due != DUE_STATUSES:
             return OUT_OF_STEP
-        if token == TOKEN_ERROR and self._error_size == 0 and n > 0:
+        # The first error, but one that concerns more than its own key rather than one that does not.
+        if token == TOKEN_ERROR and n > 0 and (self._error_size == 0 or (
+                self._error_size >= 9 and memcmp(self._error, b"WRONGTYPE", 9) == 0)):
             self._error_size = min(n, <Py_ssize_t>MAX_ERROR)
             memcpy(self._error, text, self._error_size)
         if section.due == DUE_ROWS:

@@ -43,17 +43,18 @@ class Book:
     born : (a,) int64
         0 for a free row, and another number whenever a row gets another account.
     births : int
-        Changes with any of them.
+        Changes when an account gets a row.
     """
 
     def __init__(self, rules: ValuationRules) -> None:
         self.rules, self.market = rules, Market(rules)
         self.account_ids, self.order_ids = TextIndex(_ACCOUNT_TEXT), TextIndex(_ORDER_TEXT)
         self._accounts, self._marks, self._order_head = Table(layout.ACCOUNT), Table("u8"), Table("i4")
-        self._group, self._order_count, self._stale, self._born = Table("i4"), Table("i4"), Table("?"), Table("i8")
+        self._group, self._order_count, self._stale = Table("i4"), Table("i4"), Table("?")
+        self._born, self._folds = Table("i8"), Table("i8")
         self._orders, self._order_symbol, self._is_listed = Table(layout.ORDER), Table("i4"), Table("u1")
         self._segments = Segments()
-        self.births = 0
+        self.births = self._fold_count = 0
 
     # ---- arrays for the kernels (views that the next insertion may replace)
 
@@ -83,6 +84,11 @@ class Book:
     def stale(self) -> Any:
         """(a,) bool: accounts to fold."""
         return self._stale.rows
+
+    @property
+    def folds(self) -> Any:
+        """(a,) int64: changes whenever an account is folded."""
+        return self._folds.rows
 
     @property
     def born(self) -> Any:
@@ -122,6 +128,7 @@ class Book:
             self._order_count,
             self._stale,
             self._born,
+            self._folds,
         ):
             table.cover(self.account_ids.high)
         new = np.unique(rows[self.born[rows] == 0])
@@ -242,6 +249,7 @@ class Book:
         unknown = np.zeros((count, _ORDER_TEXT + 1), np.uint8)
         changed, _ = self.list_orders(account_rows, np.ones(count, np.int32), unknown)
         self.orders["code"][self.order_rows_of(account_rows)] = RowCode.ORDERS_INDEX_UNREADABLE
+        self.stale[account_rows] = True
         return changed
 
     def set_orders(self, rows: RowNumbers, read: Rows) -> Flags:
@@ -296,6 +304,8 @@ class Book:
                 self.rules.nets_orders,
             )
             self.stale[rows] = False
+            self._fold_count += 1
+            self.folds[rows] = self._fold_count
         return rows
 
     def order_counts(self, rows: RowNumbers) -> npt.NDArray[np.int32]:

@@ -7,6 +7,7 @@ reported with its reason, nothing is decided on it, and the next one starts from
 
 import gc
 import math
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from copyrisk.store.portfolios import PortfolioWriter
 log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
-_VERIFIED_ONE_IN = 3  # of the accounts that are read again, in turn
+_VERIFIED_ONE_IN = 3  # of the accounts that are read again, by lot
 _REREAD_WITHIN_S = 59.0  # each account, whatever was reported: within a minute, a late tick included
 
 
@@ -81,7 +82,7 @@ class Engine:
     def __init__(self, client: redis.Redis, book: Book, hours: MarketHours, period_ms: int) -> None:
         self.book = book
         self._hours, self._period_ms = hours, period_ms
-        self._link = link = Link(client, book.market.names.index)
+        link = Link(client, book.market.names.index)
         self._mirror, self._valuer, self._writer = Mirror(link, book), Valuer(book), PortfolioWriter(link, book)
         self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._states, self._unknown = count_states(book, self._valuer.figures), dict[str, int]()
@@ -97,7 +98,7 @@ class Engine:
 
     def close(self) -> None:
         """Drop the connection; a further tick would open another and read everything anew."""
-        self._link.close()
+        self._mirror.close()
 
     def run(self, stop: threading.Event, *, ticks: int | None = None) -> Iterator[TickReport]:
         """Tick on the grid until `stop` is set or so many ticks are done, yielding a report after each.
@@ -150,8 +151,10 @@ class Engine:
         read = time.perf_counter()
         now_ms = _now_ms()  # after the read: a quote's age counts to the moment it is valued at
         rows = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
-        wrong = self._verify(self._mirror.reread[self._number % _VERIFIED_ONE_IN :: _VERIFIED_ONE_IN])
-        rows = np.union1d(rows, wrong) if len(wrong) else rows
+        wrong = self._verify(self._mirror.reread[random.randrange(_VERIFIED_ONE_IN) :: _VERIFIED_ONE_IN])
+        self._valuer.withhold(self._mirror.restless, RowCode.ACCOUNT_CHANGING)
+        doubtful = np.concatenate([wrong, self._mirror.restless])
+        rows = np.union1d(rows, doubtful) if len(doubtful) else rows
         figures = self._valuer.figures
         if len(rows):  # else everything stands as it was counted before
             self._log_unknown(figures)
@@ -159,7 +162,10 @@ class Engine:
         valued = time.perf_counter()
         accounts, unknown = len(self.book.account_ids), self._states[LadderState.STATE_UNKNOWN]
         record = {"tick": self._number, "accounts": accounts, "unknown": unknown}
-        self._writer.write(figures, rows, self._mirror.wished, now_ms, record)
+        if self._mirror.read_everything:
+            self._writer.forget()  # what the portfolios said may be gone with the rest
+        again = np.concatenate([self._mirror.wished, self._mirror.bare])
+        self._writer.write(figures, rows, again, now_ms, record)
         return TickReport(
             self._number,
             now_ms,

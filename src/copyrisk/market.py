@@ -48,7 +48,7 @@ class Market:
         self.instrument_row: dict[InstrumentKey, int] = {}
         self.instrument_keys: list[InstrumentKey] = []
         self._row_of_names: dict[tuple[int, int], int] = {}
-        self._standard_quotes: set[int] = set()
+        self._types: dict[str, dict[str, int]] = {}
 
     @property
     def quotes(self) -> Rows:
@@ -85,12 +85,17 @@ class Market:
         self.quotes[row]["market"] = instrument_type
         self.quotes[row]["max_age_ms"] = self._rules.max_age_ms(symbol, instrument_type)
 
-    def _follow_hours(self, row: int, key: InstrumentKey, instrument_type: int) -> None:
-        """A symbol has one market: where groups disagree on its type, `Standard` decides for all of them."""
-        if key.group == STANDARD_GROUP:
-            self._standard_quotes.add(row)
-        if key.group == STANDARD_GROUP or row not in self._standard_quotes:
-            self._set_market(row, key.symbol, instrument_type)
+    def set_type(self, key: InstrumentKey, instrument_type: int) -> None:
+        """Take notice of a group's instrument type (0: none) for a symbol.
+
+        A symbol has one market, whose hours and greatest age hold for all: that of `Standard`, else that of the first
+        group by name. Before there is any it is taken for forex.
+        """
+        types = self._types.setdefault(key.symbol, {})
+        types[key.group] = instrument_type
+        known = {group: found for group, found in types.items() if found}
+        chosen = known.get(STANDARD_GROUP) or (known[min(known)] if known else _FOREX)
+        self._set_market(self.ensure_quote(key.symbol), key.symbol, chosen)
 
     def ensure_instrument(self, key: InstrumentKey) -> int:
         """Row of an instrument; a new one is missing until `set_instrument`."""
@@ -113,8 +118,8 @@ class Market:
         target["cover"], target["highest_price"] = hedging.cover, hedging.mode is HedgingMode.MAX
         target["margin_at_open"] = self._rules.margin_at_open(int(terms["type"]))
         target["read_code"], target["direct"], target["inverse"], target["profit_is_usd"] = terms["code"], -1, -1, False
+        self.set_type(self.instrument_keys[row], int(terms["type"]))
         if terms["code"] == RowCode.OK:
-            self._follow_hours(int(target["quote"]), self.instrument_keys[row], int(terms["type"]))
             currency = terms["profit_currency"]
             if self.names.are("usd", np.array([currency]))[0]:
                 target["profit_is_usd"] = True

@@ -116,12 +116,14 @@ class Valuer:
         )
         value_accounts(accounts, legs, self._rates, book.market.instruments, figures)
         wrong: npt.NDArray[np.int32] = rows[_bits(figures) != _bits(self.figures[rows])]
-        self.figures["state"][wrong], self.figures["code"][wrong] = _INCONSISTENT
+        self.withhold(wrong, RowCode.FIGURES_INCONSISTENT)
         self._suspects = np.union1d(np.setdiff1d(self._suspects, rows), wrong).astype(np.int32)
         return wrong
 
-
-_INCONSISTENT = LadderState.STATE_UNKNOWN, RowCode.FIGURES_INCONSISTENT
+    def withhold(self, rows: npt.NDArray[np.int32], code: RowCode) -> None:
+        """Make accounts unknown until the next `value`."""
+        self.figures["state"][rows], self.figures["code"][rows] = LadderState.STATE_UNKNOWN, code
+        self._book.stale[rows] = True
 
 
 def _bits(rows: Rows) -> npt.NDArray[np.void]:

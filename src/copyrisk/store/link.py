@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import hiredis
+import numpy as np
 import redis
 
 from copyrisk._index import TextIndex
@@ -19,6 +20,7 @@ from copyrisk._wire import Replies
 from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.store.connection import drop, store_error
 
+_PING = b"*1\r\n$4\r\nPING\r\n"
 _NOTHING_WORKS = ("server_auth_failed", "server_loading")  # an error of this kind is not one of a single command
 _NOTHING_THERE = (BlockingIOError, ssl.SSLWantReadError)
 
@@ -43,6 +45,10 @@ class Link:
         self.replies = Replies(names)
         self.error = ""
         self.connections = 0
+
+    def another(self) -> "Link":
+        """A link to the same server, for what must not share a connection with the reads."""
+        return Link(self._client, self._names)
 
     def open(self) -> bool:
         """Connect if there is no connection; returns whether it is a new one.
@@ -90,6 +96,11 @@ class Link:
             self.error = self.replies.take_error().decode("ascii", "replace")
             if self.error and (refused := store_error(redis.ResponseError(self.error))).code in _NOTHING_WORKS:
                 raise refused
+
+    def wait_for_reports(self) -> None:
+        """Take what the server sends unasked up to now: it reports a change before it answers a later command."""
+        self.replies.expect_statuses(np.zeros(1, np.uint8))
+        self.exchange([_PING])
 
     def drain(self) -> None:
         """Take what the server has sent unasked, without waiting."""

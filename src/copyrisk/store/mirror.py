@@ -20,9 +20,9 @@ import structlog
 
 from copyrisk import fields, keys
 from copyrisk._core import RowCode
-from copyrisk._wire import READ
+from copyrisk._wire import READ, REFUSED_REPLY
 from copyrisk.book import Book, RowNumbers
-from copyrisk.errors import InvalidId, StoreError
+from copyrisk.errors import InvalidId, StoreError, StoreUnavailable
 from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
 from copyrisk.store.link import Link
@@ -33,7 +33,9 @@ from copyrisk.store.terms import Terms
 
 log = structlog.get_logger(__name__)
 
+_NO_ROWS: RowNumbers = np.zeros(0, np.int32)
 _ROUNDS_LIMIT = 16
+_SETTLING_ROUNDS = 4
 _FIRST_PAGE, _PAGE = 10_000, 250
 _PATTERNS = (keys.CONFIG.pattern, keys.ORDERS_INDEX.pattern)
 _REFUSED_KEYS_REMEMBERED = 1_000
@@ -73,6 +75,12 @@ class Mirror:
     ----------
     reread, wished : (n,) int32
         Account rows of the last `read`'s slice, and those that a service wants written again.
+    restless : (n,) int32
+        Accounts that changed again and again while they were read: nothing may be decided on them.
+    bare : (n,) int32
+        Accounts of the slice whose portfolio is gone.
+    read_everything : bool
+        Whether the last `read` could not build on what was known.
     repaired : int
         Accounts in which a slice found a difference that no report explains.
     refused_keys : set of bytes
@@ -83,11 +91,12 @@ class Mirror:
         self._link, self._book = link, book
         self._notices, self._reads = Notices(link), Reads(link, book)
         self._terms = Terms(self._reads, book)
-        self._everything = True
+        self._everything, self._is_at_rest = True, False
         self._cursor, self._pattern, self._next = b"0", 0, 0
-        self._suspects: set[int] = set()
+        self._again = _NO_ROWS
         self._quote_requests: list[bytes] = []
-        self.reread = self.wished = np.zeros(0, np.int32)
+        self.reread = self.wished = self.restless = self.bare = _NO_ROWS
+        self.read_everything = False
         self.repaired = 0
         self.refused_keys: set[bytes] = set()
 
@@ -99,43 +108,83 @@ class Mirror:
         StoreError, StoreUnavailable
             The book may hold part of the news; nothing may be decided on it until a later `read` succeeds.
         """
+        self._reads.forget()
+        self._births_before = self._book.births  # an account that only a report or a wish named was never known
         if self._link.open():
             self._everything = True
             self._notices.subscribe()
         news = self._notices.take(self._book)
-        self._everything |= news.everything
-        if self._everything:
-            self._suspects.clear()  # what would explain them was lost
+        self.read_everything = self._everything or news.everything
+        self._everything = True  # until all of it has succeeded
+        if self.read_everything:
             self._scan_everything()
         else:
-            self._reads.page(self._cursor, _PATTERNS[self._pattern], _PAGE)
-        self.wished = self._book.ensure_accounts(str(account).encode() for account in news.wished)
-        to_read = np.concatenate([self._found(news.others), self.wished])
-        reported = set(np.concatenate([to_read, news.config_rows, news.index_rows, news.order_owners]).tolist())
-        self._judge_suspects(reported)
-        proves_itself = self._notices.tracks and not self._everything
-        self.reread = self._slice(share) if proves_itself else self._book.account_rows()
-        wanted = self._whole(_union(self.reread, to_read))
-        wanted.config_rows = _union(wanted.config_rows, news.config_rows)
-        wanted.index_rows = _union(wanted.index_rows, news.index_rows)
-        wanted.add_orders(news.order_owners, news.order_cells)
-        changed = self._exchange(wanted, self._terms_to_read(news, share if proves_itself else 1.0))
-        if proves_itself:
-            self._suspects = (changed & set(self.reread.tolist())) - reported
+            page = _PAGE if self._notices.tracks else _FIRST_PAGE
+            self._reads.page(self._cursor, _PATTERNS[self._pattern], page)
+        self.wished = self._book.ensure_accounts(str(account).encode() for account in self._notices.wishes())
+        slice_only = self._notices.tracks and not self.read_everything
+        self.reread = self._slice(share) if slice_only else self._book.account_rows()
+        portfolios = self._reads.have_portfolios(self.reread if slice_only else _NO_ROWS)
+        whole = np.concatenate([self.wished, self._in_use(self._again)])
+        self._again = _NO_ROWS
+        wanted = self._wanted(news, _union(self.reread, whole))
+        terms = self._terms.slice(share if slice_only else 1.0) + self._terms_of(news)
+        changed = self._exchange(wanted, terms, paged=not self.read_everything)
+        reported = set(whole.tolist()) | set(news.rows().tolist()) | self._appeared
+        self.restless = self._settle(changed, reported)
+        if slice_only:
+            self._judge(changed & set(self.reread.tolist()) - reported)
+            self.bare = self._in_use(self.reread[portfolios == READ])
         self.reread, self.wished = self._in_use(self.reread), self._in_use(self.wished)
         self._everything = False
 
-    def _terms_to_read(self, news: News, share: float) -> list[InstrumentKey]:
+    def _settle(self, changed: set[int], reported: set[int]) -> RowNumbers:
+        """Read again what changed while it was read, until nothing does; returns accounts that did not come to rest.
+
+        What an exchange reads of an account may be of several moments. If it changed nothing, the book is what it was;
+        else the server is asked to report up to now, and as long as it does, there is something to read.
+        """
+        if not self._notices.tracks:
+            return _NO_ROWS
+        for _ in range(_SETTLING_ROUNDS):
+            if self._is_at_rest and not changed:
+                return _NO_ROWS
+            news = self._notices.take(self._book, wait=True)
+            if news.everything:
+                raise StoreUnavailable("everything changed while it was read", code="server_changing")
+            wanted, terms = self._wanted(news, _NO_ROWS), self._terms_of(news)
+            reported |= set(news.rows().tolist()) | self._appeared
+            self._is_at_rest = not (len(wanted.config_rows) or len(wanted.index_rows) or len(wanted.owners) or terms)
+            if self._is_at_rest:
+                return _NO_ROWS
+            changed = self._exchange(wanted, terms, paged=False)
+        return self._in_use(np.array(sorted(set(news.rows().tolist()) | self._appeared), np.int32))
+
+    def _wanted(self, news: News, rows: RowNumbers) -> _Wanted:
+        """All of these accounts, all of those that appeared, and what was reported of others."""
+        found = self._found(news.others)
+        self._appeared = set(found.tolist())
+        wanted = self._whole(_union(rows, found))
+        wanted.config_rows = _union(wanted.config_rows, news.config_rows)
+        wanted.index_rows = _union(wanted.index_rows, news.index_rows)
+        wanted.add_orders(*_each_once(news.order_owners, news.order_cells))
+        return wanted
+
+    def _terms_of(self, news: News) -> list[InstrumentKey]:
         reported = (self._terms.changed(key) for key in news.others)
-        return [*self._terms.slice(share), *(changed for changed in reported if changed is not None)]
+        return [changed for changed in reported if changed is not None]
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._link.close()
+        self._notices.close()
 
     # ---- exchanges
 
-    def _exchange(self, wanted: _Wanted, terms: list[InstrumentKey]) -> set[int]:
+    def _exchange(self, wanted: _Wanted, terms: list[InstrumentKey], *, paged: bool) -> set[int]:
         """Ask, and ask for what the answers bring to light; returns the rows of accounts that changed."""
         book, market, first_quote = self._book, self._book.market, 0
         changed: set[int] = set()
-        scanned = not self._everything
         touched = [wanted.config_rows, wanted.index_rows]
         for _ in range(_ROUNDS_LIMIT):
             wanted.leave_out_what_is_no_id()
@@ -145,13 +194,18 @@ class Mirror:
             self._reads.exchange()
             market.set_quotes(first_quote, fields.judge_quotes_read(quotes))
             first_quote += len(quotes)
+            refused = [
+                wanted.config_rows[configs["reply"] == REFUSED_REPLY],
+                wanted.index_rows[lists["reply"] == REFUSED_REPLY],
+                wanted.owners[orders["reply"] == REFUSED_REPLY],
+            ]
+            self._again = np.unique(np.concatenate([self._again, *refused])) if any(map(len, refused)) else self._again
             changed |= self._apply_configs(wanted.config_rows, configs)
             new_orders = self._apply_lists(wanted, lists, changed)
             new_orders = _without(new_orders, self._apply_orders(wanted, orders, changed))
             if has_terms:
                 self._terms.apply()
-            new_accounts = self._take_page() if scanned else np.zeros(0, np.int32)
-            scanned = False
+            new_accounts, paged = self._take_page() if paged else _NO_ROWS, False
             lacking = self._terms.are_lacking() or first_quote < len(market.symbols)
             if not (len(new_orders) or len(new_accounts) or lacking):
                 break
@@ -221,20 +275,19 @@ class Mirror:
         """Forget accounts that have neither a configuration nor orders any more."""
         missing = self._book.accounts["read_code"][rows] == RowCode.ACCOUNT_MISSING
         gone = np.unique(rows[missing & (self._book.order_counts(rows) == 0)])
-        if len(gone):
-            log.info("accounts_removed", count=len(gone), first=str(self._book.account_at(int(gone[0]))))
-            self._book.remove_accounts(gone)
+        known = gone[self._book.born[gone] <= self._births_before]
+        if len(known):
+            log.info("accounts_removed", count=len(known), first=str(self._book.account_at(int(known[0]))))
+        self._book.remove_accounts(gone)
 
     def _in_use(self, rows: RowNumbers) -> RowNumbers:
         used: RowNumbers = rows[self._book.born[rows] != 0]
         return used
 
-    def _judge_suspects(self, reported: set[int]) -> None:
-        """Differences that a slice found, and that no report has explained by now, are errors of somebody."""
-        unexplained = sorted(self._suspects - reported)
-        self._suspects = set()
+    def _judge(self, unexplained: set[int]) -> None:
+        """Differences that the slice found, and that no report explains, are errors of somebody."""
         self.repaired += len(unexplained)
-        for row in self._in_use(np.array(unexplained, np.int32)).tolist()[:_LOGGED_AT_ONCE]:
+        for row in self._in_use(np.array(sorted(unexplained), np.int32)).tolist()[:_LOGGED_AT_ONCE]:
             log.error("mirror_differed", account=str(self._book.account_at(row)), repaired=self.repaired)
 
     # ---- finding accounts
@@ -278,6 +331,15 @@ class Mirror:
         if key not in self.refused_keys and len(self.refused_keys) < _REFUSED_KEYS_REMEMBERED:
             self.refused_keys.add(key)
             log.warning("key_refused", code=refusal.code, reason=str(refusal))
+
+
+def _each_once(owners: RowNumbers, cells: npt.NDArray[np.uint8]) -> tuple[RowNumbers, npt.NDArray[np.uint8]]:
+    """Pairs without repetitions: an order may have been reported many times."""
+    if len(owners) < 2:
+        return owners, cells
+    pairs = np.ascontiguousarray(np.concatenate([owners.view(np.uint8).reshape(-1, 4), cells], axis=1))
+    _, first = np.unique(pairs.view(np.dtype((np.void, pairs.shape[1]))), return_index=True)
+    return owners[first], cells[first]
 
 
 def _union(rows: RowNumbers, others: RowNumbers) -> RowNumbers:

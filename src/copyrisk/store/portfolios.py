@@ -6,6 +6,7 @@ account only its status goes out; its figures stay as last known, and `valued_ts
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import structlog
 
 from copyrisk import fields, keys, layout
 from copyrisk._pack import PortfolioPacker
-from copyrisk._wire import READ
+from copyrisk._wire import READ_COUNT, REFUSED_REPLY
 from copyrisk.book import Book, RowNumbers
 from copyrisk.errors import is_known
 from copyrisk.keys import Account
 from copyrisk.layout import Rows
-from copyrisk.risk import calc_status, fully_known, reasons
+from copyrisk.risk import are_known, calc_status, fully_known, reasons
 from copyrisk.store.link import Link
 from copyrisk.store.pipe import pack
 from copyrisk.table import Table
@@ -43,7 +44,11 @@ _FIGURE_FIELDS = (
 )
 _STATUS_ONLY = 2
 _PART_ROWS = 512
-_PACKED, _LEFT = 1, 2  # of the packer's outcomes
+_WHOLE, _LEFT, _PART = 1, 2, 3  # of the packer's outcomes
+_WORDS_A_TICK = 2_000  # portfolios put into words; that of others need not wait for more
+_NO_ROWS: RowNumbers = np.zeros(0, np.int32)
+#: What the words of an unknown account follow from: its code, its orders, the codes of the instruments.
+_TOLD = np.dtype([("code", "i8"), ("fold", "i8"), ("codes", "i8")])
 _PACKED_FIELDS = (
     fields.EQUITY,
     fields.FREE_MARGIN,
@@ -81,12 +86,18 @@ class PortfolioWriter:
             (keys.PORTFOLIO.before.decode(), keys.PORTFOLIO.after.decode()),
             keys.PORTFOLIO_UPDATES,
         )
-        self._written, self._owed, self._born = Table(layout.WRITTEN), Table("?"), Table("i8")
+        self._written, self._owed, self._born, self._told = Table(layout.WRITTEN), Table("?"), Table("i8"), Table(_TOLD)
+        self._instrument_codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._codes_version = 0
         self._said: dict[int, tuple[str, ...]] = {}
         self._births = 0
         self._connections = 0
         self.written = 0
         self.refused = 0
+
+    def forget(self) -> None:
+        """Take nothing for granted of what the server holds: the next `write` writes everything whole."""
+        self._connections = 0
 
     def write(self, figures: Rows, valued: RowNumbers, wished: RowNumbers, now_ms: int, tick: dict[str, int]) -> None:
         """Write all changed portfolios and the tick's record, and check every reply.
@@ -110,43 +121,62 @@ class PortfolioWriter:
         """
         rows = self._rows_to_judge(valued, wished)
         plain = fully_known(figures[rows])
-        sent: list[tuple[RowNumbers, npt.NDArray[np.uint8]]] = []
-        left = [rows[~plain]]
+        batches: list[_Batch] = []
+        left, later = [rows[~plain]], _NO_ROWS
 
         def parts() -> Iterator[bytes]:
+            nonlocal later
             known = rows[plain]
             for start in range(0, len(known), _PART_ROWS):
                 part, arrays = known[start : start + _PART_ROWS], (self._book.accounts, figures, self._written.rows)
                 request, outcome = self._packer.pack(part, self._book.account_ids, *arrays, now_ms)
                 left.append(part[outcome == _LEFT])
-                yield self._announced(part[outcome == _PACKED], request, sent)
-            others, commands = self._others(figures, np.concatenate(left).tolist(), now_ms)
-            yield self._announced(np.array(others, np.int32), b"".join(commands), sent)
+                packed = (outcome == _WHOLE) | (outcome == _PART)
+                yield self._announced(batches, part[packed], request, in_part=outcome[packed] == _PART)
+            news = self._news_of(figures, np.concatenate(left))
+            news, later = news[:_WORDS_A_TICK], news[_WORDS_A_TICK:]
+            self._told.rows["codes"][later] = -1
+            others, commands = self._others(figures, news.tolist(), now_ms)
+            yield self._announced(batches, np.array(others, np.int32), b"".join(commands))
             record = pack("HSET", keys.TICK, "ts", now_ms, *(word for item in tick.items() for word in item))
-            yield self._announced(np.zeros(1, np.int32), record, sent, 1)
+            yield self._announced(batches, np.zeros(1, np.int32), record, commands=1)
 
         self._connections = 0  # until the replies are in, what the server holds is unknown
         self._link.exchange(parts())
         self._connections = self._link.connections
         self._owed.rows[rows] = False
-        self._check(sent)
+        self._owed.rows[later] = True
+        self._check(batches)
 
     def _announced(
         self,
+        batches: "list[_Batch]",
         rows: RowNumbers,
         request: bytes,
-        sent: list[tuple[RowNumbers, npt.NDArray[np.uint8]]],
-        commands_each: int = _PER_PORTFOLIO,
+        *,
+        commands: int = _PER_PORTFOLIO,
+        in_part: npt.NDArray[np.bool_] | None = None,
     ) -> bytes:
-        answers = np.zeros(len(rows) * commands_each, np.uint8)
+        answers = np.zeros(len(rows) * commands, np.uint8)
         self._link.replies.expect_statuses(answers)
-        sent.append((rows, answers))
+        batches.append(_Batch(rows, answers, np.zeros(len(rows), np.bool_) if in_part is None else in_part))
         return request
+
+    def _news_of(self, figures: Rows, rows: RowNumbers) -> RowNumbers:
+        """Rows whose words may be others than those that were written: of the unknown, those where a cause changed."""
+        codes = self._book.market.instruments["code"]
+        if not np.array_equal(codes, self._instrument_codes):
+            self._instrument_codes, self._codes_version = codes.copy(), self._codes_version + 1
+        told = np.zeros(len(rows), _TOLD)
+        told["code"], told["fold"], told["codes"] = figures["code"][rows], self._book.folds[rows], self._codes_version
+        news: RowNumbers = rows[are_known(told["code"]) | (told != self._told.rows[rows])]
+        self._told.rows[rows] = told
+        return news
 
     def _rows_to_judge(self, valued: RowNumbers, wished: RowNumbers) -> RowNumbers:
         """Accounts whose portfolio may have to be written: valued, wished, new, refused before, or all of them."""
         count = len(self._book.accounts)
-        for table in (self._written, self._owed, self._born):
+        for table in (self._written, self._owed, self._born, self._told):
             table.cover(count)
         if self._connections != self._link.connections:
             self._forget(np.arange(count, dtype=np.int32))  # another server may not hold what the last one was told
@@ -163,6 +193,7 @@ class PortfolioWriter:
 
     def _forget(self, rows: npt.NDArray[Any]) -> None:
         self._written.rows["is_known"][rows] = 0
+        self._told.rows["codes"][rows] = -1
         self._owed.rows[rows] = True
         if self._said:
             for row in rows.tolist():
@@ -203,14 +234,28 @@ class PortfolioWriter:
         reserve = float(figure["used_margin_all"])
         return known if math.isnan(reserve) else (*known, fields.exact_text(reserve))
 
-    def _check(self, sent: list[tuple[RowNumbers, npt.NDArray[np.uint8]]]) -> None:
-        *portfolios, (_, record) = sent
-        refused = [rows[(answers.reshape(-1, _PER_PORTFOLIO) != READ).any(axis=1)] for rows, answers in portfolios]
+    def _check(self, batches: "list[_Batch]") -> None:
+        *portfolios, record = batches
+        refused = [_NO_ROWS]
+        for batch in portfolios:
+            answers = batch.answers.reshape(-1, _PER_PORTFOLIO)
+            refused.append(batch.rows[(answers == REFUSED_REPLY).any(axis=1)])
+            # A field that was written before and is new now: somebody took the portfolio away.
+            self._forget(batch.rows[batch.in_part & (answers[:, 0] == READ_COUNT)])
         failed = np.concatenate(refused)
-        self.written, self.refused = sum(len(rows) for rows, _ in portfolios) - len(failed), len(failed)
-        if len(failed) or record[0] != READ:
+        self.written, self.refused = sum(len(batch.rows) for batch in portfolios) - len(failed), len(failed)
+        if len(failed) or record.answers[0] == REFUSED_REPLY:
             log.error("write_refused", portfolios=len(failed), reason=self._link.error)
             self._forget(failed)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Portfolios of one part of a request, two answers each, and which of them were not sent whole."""
+
+    rows: RowNumbers
+    answers: npt.NDArray[np.uint8]
+    in_part: npt.NDArray[np.bool_]
 
 
 def _hset(account: Account, says: tuple[str, ...], now_ms: int) -> bytes:

@@ -5,15 +5,19 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import redis
 
 from copyrisk import fields, keys, layout
 from copyrisk._columns import Columns
 from copyrisk._pack import Requests
 from copyrisk.book import Book, RowNumbers
 from copyrisk.layout import Rows
+from copyrisk.store.connection import store_error
 from copyrisk.store.link import Link
 from copyrisk.store.pipe import pack
 
+#: Errors that say something of the key that was asked for; any other makes the whole exchange worthless.
+_OF_ONE_KEY = ("WRONGTYPE", "NOPERM")
 _PART_COMMANDS = 500
 _PART_BYTES = 1 << 16
 
@@ -79,6 +83,18 @@ class Reads:
         self._ask(len(owners), part)
         return out
 
+    def have_portfolios(self, rows: RowNumbers) -> npt.NDArray[np.uint8]:
+        """Whether the accounts have a portfolio with a status: `READ_COUNT` if so."""
+        out = np.zeros(len(rows), np.uint8)
+        head, tail, index = _head("HEXISTS", 3), _words(fields.CALC_STATUS), self._book.account_ids
+
+        def part(chosen: slice) -> bytes:
+            self._link.replies.expect_statuses(out[chosen])
+            return self._requests.by_row(head, *keys.PORTFOLIO, tail, index, rows[chosen])
+
+        self._ask(len(rows), part)
+        return out
+
     def named(self, columns: Columns, asked: Sequence[str]) -> Rows:
         """Hashes by key."""
         out: Rows = np.zeros(len(asked), columns.dtype)
@@ -120,6 +136,12 @@ class Reads:
         """
         parts, self._parts = self._parts, []
         self._link.exchange(_joined(parts))
+        if self._link.error and not self._link.error.startswith(_OF_ONE_KEY):
+            raise store_error(redis.ResponseError(self._link.error))
+
+    def forget(self) -> None:
+        """Ask nothing of what was collected."""
+        self._parts.clear()
 
     def _ask(self, count: int, part: Callable[[slice], bytes]) -> None:
         for start in range(0, count, _PART_COMMANDS):

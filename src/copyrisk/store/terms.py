@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from copyrisk import fields, keys
 from copyrisk._core import RowCode
 from copyrisk.book import Book
+from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
 from copyrisk.store.reads import Reads
 
@@ -25,20 +28,22 @@ class Terms:
         self._owed = 0.0
         self._asked: list[InstrumentKey] = []
         self._new: list[int] = []
+        self._refused: list[InstrumentKey] = []
+        self._answers: Rows = np.zeros(0, fields.INSTRUMENT_COLUMNS.dtype)
 
     def changed(self, key: bytes) -> InstrumentKey | None:
         """The terms that a key holds, if anybody needs them."""
         return self._of_key.get(key)
 
     def slice(self, share: float) -> list[InstrumentKey]:
-        """The next terms to read whatever was reported."""
+        """The next terms to read whatever was reported, and those that the server refused."""
         every = list(self._of_key.values())
         self._owed = min(self._owed + share, 1.0)
         count = math.floor(self._owed * len(every) + 1e-9)
         self._owed -= count / max(len(every), 1)
         chosen = [every[(self._next + k) % len(every)] for k in range(count)]
         self._next = (self._next + count) % max(len(every), 1)
-        return chosen
+        return chosen + self._refused
 
     def are_lacking(self) -> bool:
         """Whether the book has instruments whose terms were never asked for."""
@@ -70,8 +75,14 @@ class Terms:
         """Take the answers into the book."""
         affected = set(self._new)
         judged = fields.judge_instruments(self._answers, self._market.names)
+        asked = set(self._asked)
+        self._refused = [needed for needed in self._refused if needed not in asked]
         for needed, terms in zip(self._asked, judged, strict=True):
             before, self._known[needed] = self._known[needed], terms
+            if terms["code"] == RowCode.INSTRUMENT_UNREADABLE:
+                self._refused.append(needed)
+            if needed.group == keys.STANDARD_GROUP:
+                self._market.set_type(needed, int(terms["type"]))
             if before is None or before.tobytes() != terms.tobytes():
                 rows = self._rows_of_symbol[needed.symbol]
                 in_standard = needed.group == keys.STANDARD_GROUP
