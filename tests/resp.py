@@ -175,7 +175,8 @@ class Names:
     def row_of(self, name: bytes) -> int | None:
         """The row of a name, a new one if need be."""
         if name not in self.rows:
-            if not 1 <= len(name) <= self.width or len(self.rows) >= self.limit:
+            fits = len(name) <= self.width and re.fullmatch(rb"[A-Za-z0-9 #._-]{1,32}", name) is not None
+            if not fits or len(self.rows) >= self.limit:
                 return None
             self.rows[name] = len(self.rows)
         return self.rows[name]

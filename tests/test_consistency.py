@@ -215,7 +215,7 @@ def test_junk_names_do_not_use_up_the_room_for_symbols(server: Any, office: Back
     for turn in range(14):
         pipeline = office.client.pipeline(transaction=False)
         for number in range(5_000):
-            pipeline.hset("user:{live:%d}:config" % number, mapping={"group": f"}}junk {turn} {number}"})
+            pipeline.hset(f"user:{{live:{number}}}:config", mapping={"group": f"}}junk {turn} {number}"})
         pipeline.execute()
         mirror.read(0.0)
     office.account("live:x")
@@ -338,7 +338,7 @@ def test_a_change_that_was_complete_before_the_tick_is_not_read_by_half(server: 
     pipeline.srem("user_orders_index:{live:1}", "BIG")
     pipeline.delete("user_holdings:{live:1}:BIG")
     for number in range(20_000):  # as when swaps are booked at night
-        pipeline.hset("user_holdings:{demo:%d}:ORDER" % number, "swap", "1")
+        pipeline.hset(f"user_holdings:{{demo:{number}}}:ORDER", "swap", "1")
     pipeline.execute()
     time.sleep(0.2)
     other = redis.Redis.from_url(server.url)

@@ -92,9 +92,7 @@ def test_what_changed_is_read_and_nothing_else(mirrored: Mirrored) -> None:
     assert mirrored.book.market.instruments["contract_size"][0] == 5.0
 
 
-def test_a_tick_is_one_exchange_and_a_second_look_only_if_something_changed(
-    mirrored: Mirrored, monkeypatch: Any
-) -> None:
+def test_a_tick_is_one_exchange_and_a_second_look_if_something_changed(mirrored: Mirrored, monkeypatch: Any) -> None:
     exchanges, exchange = [], mirrored.link.exchange
     monkeypatch.setattr(mirrored.link, "exchange", lambda parts: (exchanges.append(1), exchange(parts)))
     mirrored.read()

@@ -18,7 +18,7 @@ from copyrisk import layout
 from copyrisk._columns import Columns
 from copyrisk._index import TextIndex
 from copyrisk._pack import Requests
-from copyrisk._wire import FAULTS, NOT_READ, READ, REFUSED_REPLY, Replies
+from copyrisk._wire import FAULTS, NOT_READ, READ, READ_COUNT, REFUSED_REPLY, Replies
 from tests import resp
 from tests.resp import Attribute, Big, Failure, Members, Null, Pairs, Push, Simple, Value, Verbatim, encode
 
@@ -195,12 +195,27 @@ def page_of(reply: Value) -> tuple[bytes, list[bytes]]:
     return reply[0], [text for text in texts if text is not None and len(text) <= resp.LONGEST_TEXT]
 
 
+def of_one_key(error: bytes) -> bool:
+    return error.startswith(b"WRONGTYPE")
+
+
+def told(reply: Any) -> int:
+    if isinstance(reply, Failure):
+        return REFUSED_REPLY
+    return READ_COUNT if isinstance(reply, int) and not isinstance(reply, bool) and reply > 0 else READ
+
+
 def expected(conversation: list[Section], version: int) -> Outcome:
     """What the values are, told without their bytes."""
     outcome, names = Outcome(), resp.Names(NAME_WIDTH, NAME_LIMIT)
     for section in conversation:
         for reply in section.replies:
-            if isinstance(reply, Failure) and not outcome.error and len(reply.text) <= resp.LONGEST_TEXT:
+            # One that concerns more than its own key goes before one that does not.
+            if (
+                isinstance(reply, Failure)
+                and 0 < len(reply.text) <= resp.LONGEST_TEXT
+                and (not outcome.error or (of_one_key(outcome.error) and not of_one_key(reply.text)))
+            ):
                 outcome.error = reply.text[: resp.LONGEST_ERROR]
         if section.kind == "rows":
             outcome.sections.append(rows_of(section.replies, names))
@@ -209,7 +224,7 @@ def expected(conversation: list[Section], version: int) -> Outcome:
         elif section.kind == "page":
             outcome.sections.append(page_of(section.replies[0]))
         else:
-            outcome.sections.append([REFUSED_REPLY if isinstance(r, Failure) else READ for r in section.replies])
+            outcome.sections.append([told(reply) for reply in section.replies])
     outcome.names = list(names.rows)
     if version == 3:
         for push in [push for section in conversation for before in section.before for push in before]:
@@ -311,7 +326,7 @@ scalars = st.one_of(field_values, st.booleans())
 status_replies = st.one_of(
     st.just(Simple(b"OK")),
     failures,
-    scalars,
+    field_values,
     st.recursive(
         scalars,
         lambda inner: st.one_of(

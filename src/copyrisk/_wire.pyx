@@ -77,6 +77,10 @@ cdef inline bint keep_text(Bytes* b, const char* text, int n) noexcept nogil:
     return True
 
 
+cdef inline bint is_of_one_key(const char* error, Py_ssize_t n) noexcept nogil:
+    return n >= 9 and memcmp(error, b"WRONGTYPE", 9) == 0
+
+
 cdef inline bint read_integer(const char* text, Py_ssize_t n, int64_t* value) noexcept nogil:
     cdef Py_ssize_t i, first = 1 if n > 0 and text[0] == 45 else 0
     if not 1 <= n - first <= 18:
@@ -107,7 +111,6 @@ cdef class Replies:
     cdef Bytes _sections
     cdef Py_ssize_t _section
     cdef Bytes _members, _keys, _changed, _messages
-    cdef Py_ssize_t _n_changed
     cdef char[CELL_TEXT] _cursor
     cdef int _cursor_size
     cdef char[MAX_ERROR] _error
@@ -116,8 +119,7 @@ cdef class Replies:
     cdef int64_t[MAX_DEPTH] _left
     cdef int64_t _position        # among the elements of the outermost aggregate
     cdef bint _pushed, _invalidates, _messaged, _is_attribute, _counts
-    cdef Py_ssize_t _messages_end
-    cdef Py_ssize_t _n_parts
+    cdef Py_ssize_t _messages_end, _n_parts, _n_changed
 
     def __cinit__(self, TextIndex names not None):
         self._names, self._kept = names, []
@@ -396,7 +398,7 @@ cdef class Replies:
             return OUT_OF_STEP
         # The first error, but one that concerns more than its own key rather than one that does not.
         if token == TOKEN_ERROR and n > 0 and (self._error_size == 0 or (
-                self._error_size >= 9 and memcmp(self._error, b"WRONGTYPE", 9) == 0)):
+                is_of_one_key(self._error, self._error_size) and not is_of_one_key(text, n))):
             self._error_size = min(n, <Py_ssize_t>MAX_ERROR)
             memcpy(self._error, text, self._error_size)
         if section.due == DUE_ROWS:

@@ -182,7 +182,7 @@ class Engine:
             refused=self._writer.refused,
             states=self._states,
             unknown_by_reason=self._unknown,
-            refused_keys=len(self._mirror.refused_keys),
+            refused_keys=len(self._mirror.finder.refused_keys),
             repaired=self._mirror.repaired,
             inconsistent=self._inconsistent,
         )

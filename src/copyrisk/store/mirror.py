@@ -11,7 +11,6 @@ nothing may be decided until a later `read`, which then reads everything anew, h
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +21,10 @@ from copyrisk import fields, keys
 from copyrisk._core import RowCode
 from copyrisk._wire import READ, REFUSED_REPLY
 from copyrisk.book import Book, RowNumbers
-from copyrisk.errors import InvalidId, StoreError, StoreUnavailable
+from copyrisk.errors import StoreUnavailable
 from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
+from copyrisk.store.finder import Finder
 from copyrisk.store.link import Link
 from copyrisk.store.notices import News, Notices
 from copyrisk.store.pipe import pack
@@ -36,9 +36,6 @@ log = structlog.get_logger(__name__)
 _NO_ROWS: RowNumbers = np.zeros(0, np.int32)
 _ROUNDS_LIMIT = 16
 _SETTLING_ROUNDS = 4
-_FIRST_PAGE, _PAGE = 10_000, 250
-_PATTERNS = (keys.CONFIG.pattern, keys.ORDERS_INDEX.pattern)
-_REFUSED_KEYS_REMEMBERED = 1_000
 _LOGGED_AT_ONCE = 20
 
 
@@ -83,22 +80,19 @@ class Mirror:
         Whether the last `read` could not build on what was known.
     repaired : int
         Accounts in which a slice found a difference that no report explains.
-    refused_keys : set of bytes
-        Keys that look like an account's but are not.
     """
 
     def __init__(self, link: Link, book: Book) -> None:
         self._link, self._book = link, book
         self._notices, self._reads = Notices(link), Reads(link, book)
-        self._terms = Terms(self._reads, book)
+        self._terms, self.finder = Terms(self._reads, book), Finder(link, self._reads, book)
         self._everything, self._is_at_rest = True, False
-        self._cursor, self._pattern, self._next = b"0", 0, 0
+        self._next = 0
         self._again = _NO_ROWS
         self._quote_requests: list[bytes] = []
         self.reread = self.wished = self.restless = self.bare = _NO_ROWS
         self.read_everything = False
         self.repaired = 0
-        self.refused_keys: set[bytes] = set()
 
     def read(self, share: float) -> None:
         """Bring the book up to date, reading at least this share of the accounts again.
@@ -117,10 +111,9 @@ class Mirror:
         self.read_everything = self._everything or news.everything
         self._everything = True  # until all of it has succeeded
         if self.read_everything:
-            self._scan_everything()
+            self.finder.find_all()
         else:
-            page = _PAGE if self._notices.tracks else _FIRST_PAGE
-            self._reads.page(self._cursor, _PATTERNS[self._pattern], page)
+            self.finder.ask_page(large=not self._notices.tracks)
         self.wished = self._book.ensure_accounts(str(account).encode() for account in self._notices.wishes())
         slice_only = self._notices.tracks and not self.read_everything
         self.reread = self._slice(share) if slice_only else self._book.account_rows()
@@ -162,7 +155,7 @@ class Mirror:
 
     def _wanted(self, news: News, rows: RowNumbers) -> _Wanted:
         """All of these accounts, all of those that appeared, and what was reported of others."""
-        found = self._found(news.others)
+        found = self.finder.rows_of_new(news.others)
         self._appeared = set(found.tolist())
         wanted = self._whole(_union(rows, found))
         wanted.config_rows = _union(wanted.config_rows, news.config_rows)
@@ -205,7 +198,7 @@ class Mirror:
             new_orders = _without(new_orders, self._apply_orders(wanted, orders, changed))
             if has_terms:
                 self._terms.apply()
-            new_accounts, paged = self._take_page() if paged else _NO_ROWS, False
+            new_accounts, paged = self.finder.take_page() if paged else _NO_ROWS, False
             lacking = self._terms.are_lacking() or first_quote < len(market.symbols)
             if not (len(new_orders) or len(new_accounts) or lacking):
                 break
@@ -289,48 +282,6 @@ class Mirror:
         self.repaired += len(unexplained)
         for row in self._in_use(np.array(sorted(unexplained), np.int32)).tolist()[:_LOGGED_AT_ONCE]:
             log.error("mirror_differed", account=str(self._book.account_at(row)), repaired=self.repaired)
-
-    # ---- finding accounts
-
-    def _scan_everything(self) -> None:
-        self._cursor, self._pattern = b"0", 0
-        while True:
-            self._reads.page(self._cursor, _PATTERNS[self._pattern], _FIRST_PAGE)
-            self._reads.exchange()
-            if self._link.error:
-                raise StoreError(f"the server refused SCAN: {self._link.error}", code="server_no_permission")
-            self._take_page()
-            if self._cursor == b"0" and self._pattern == 0:
-                return
-
-    def _take_page(self) -> RowNumbers:
-        """Rows of the accounts on a page that are new."""
-        cursor, found = self._link.replies.take_page()
-        if not cursor:
-            log.error("scan_refused", reason=self._link.error)
-            return np.zeros(0, np.int32)
-        self._cursor = cursor
-        if cursor == b"0":
-            self._pattern = (self._pattern + 1) % len(_PATTERNS)
-        return self._found(found)
-
-    def _found(self, found: Iterable[bytes]) -> RowNumbers:
-        """Rows of accounts that these keys are of and that are new; they are unknown until read."""
-        known, tags = self._book.account_ids, set()
-        for key in found:
-            try:
-                tag = keys.tag_of_key(key)
-            except InvalidId as refusal:
-                self._refuse(key, refusal)
-                continue
-            if tag is not None and known.row_of(tag) < 0:
-                tags.add(tag)
-        return self._book.ensure_accounts(tags)
-
-    def _refuse(self, key: bytes, refusal: InvalidId) -> None:
-        if key not in self.refused_keys and len(self.refused_keys) < _REFUSED_KEYS_REMEMBERED:
-            self.refused_keys.add(key)
-            log.warning("key_refused", code=refusal.code, reason=str(refusal))
 
 
 def _each_once(owners: RowNumbers, cells: npt.NDArray[np.uint8]) -> tuple[RowNumbers, npt.NDArray[np.uint8]]:
