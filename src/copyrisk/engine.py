@@ -7,7 +7,6 @@ reported with its reason, nothing is decided on it, and the next one starts from
 
 import gc
 import math
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +30,6 @@ from copyrisk.store.portfolios import PortfolioWriter
 log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
-_VERIFIED_ONE_IN = 3  # of the accounts that are read again, by lot
 _REREAD_WITHIN_S = 59.0  # each account, whatever was reported: within a minute, a late tick included
 
 
@@ -151,7 +149,7 @@ class Engine:
         read = time.perf_counter()
         now_ms = _now_ms()  # after the read: a quote's age counts to the moment it is valued at
         rows = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
-        wrong = self._verify(self._mirror.reread[random.randrange(_VERIFIED_ONE_IN) :: _VERIFIED_ONE_IN])
+        wrong = self._verify(self._mirror.sample)
         self._valuer.withhold(self._mirror.restless, RowCode.ACCOUNT_CHANGING)
         doubtful = np.concatenate([wrong, self._mirror.restless])
         rows = np.union1d(rows, doubtful) if len(doubtful) else rows

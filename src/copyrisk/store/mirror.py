@@ -11,6 +11,7 @@ nothing may be decided until a later `read`, which then reads everything anew, h
 """
 
 import math
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 _NO_ROWS: RowNumbers = np.zeros(0, np.int32)
 _ROUNDS_LIMIT = 16
 _SETTLING_ROUNDS = 4
+_SAMPLE_ONE_IN = 3
 _LOGGED_AT_ONCE = 20
 
 
@@ -70,12 +72,14 @@ class Mirror:
 
     Attributes
     ----------
-    reread, wished : (n,) int32
-        Account rows of the last `read`'s slice, and those that a service wants written again.
+    reread, sample : (n,) int32
+        Account rows of the last `read`'s slice, and some of them, by lot, that are to prove themselves further.
+    wished : (n,) int32
+        Accounts that a service wants written again.
     restless : (n,) int32
         Accounts that changed again and again while they were read: nothing may be decided on them.
     bare : (n,) int32
-        Accounts of the slice whose portfolio is gone.
+        Accounts of the sample whose portfolio is gone.
     read_everything : bool
         Whether the last `read` could not build on what was known.
     repaired : int
@@ -90,7 +94,7 @@ class Mirror:
         self._next = 0
         self._again = _NO_ROWS
         self._quote_requests: list[bytes] = []
-        self.reread = self.wished = self.restless = self.bare = _NO_ROWS
+        self.reread = self.sample = self.wished = self.restless = self.bare = _NO_ROWS
         self.read_everything = False
         self.repaired = 0
 
@@ -117,7 +121,8 @@ class Mirror:
         self.wished = self._book.ensure_accounts(str(account).encode() for account in self._notices.wishes())
         slice_only = self._notices.tracks and not self.read_everything
         self.reread = self._slice(share) if slice_only else self._book.account_rows()
-        portfolios = self._reads.have_portfolios(self.reread if slice_only else _NO_ROWS)
+        self.sample = self.reread[random.randrange(_SAMPLE_ONE_IN) :: _SAMPLE_ONE_IN].copy() if slice_only else _NO_ROWS
+        portfolios = self._reads.have_portfolios(self.sample)
         whole = np.concatenate([self.wished, self._in_use(self._again)])
         self._again = _NO_ROWS
         wanted = self._wanted(news, _union(self.reread, whole))
@@ -126,9 +131,9 @@ class Mirror:
         reported = set(whole.tolist()) | set(news.rows().tolist()) | self._appeared
         self.restless = self._settle(changed, reported)
         if slice_only:
-            self._judge(changed & set(self.reread.tolist()) - reported)
-            self.bare = self._in_use(self.reread[portfolios == READ])
-        self.reread, self.wished = self._in_use(self.reread), self._in_use(self.wished)
+            self._judge((changed & set(self.reread.tolist())) - reported if changed else changed)
+        self.bare = self._in_use(self.sample[portfolios == READ])
+        self.sample, self.wished = self._in_use(self.sample), self._in_use(self.wished)
         self._everything = False
 
     def _settle(self, changed: set[int], reported: set[int]) -> RowNumbers:
@@ -187,12 +192,13 @@ class Mirror:
             self._reads.exchange()
             market.set_quotes(first_quote, fields.judge_quotes_read(quotes))
             first_quote += len(quotes)
-            refused = [
-                wanted.config_rows[configs["reply"] == REFUSED_REPLY],
-                wanted.index_rows[lists["reply"] == REFUSED_REPLY],
-                wanted.owners[orders["reply"] == REFUSED_REPLY],
-            ]
-            self._again = np.unique(np.concatenate([self._again, *refused])) if any(map(len, refused)) else self._again
+            if self._link.error:
+                refused = [
+                    wanted.config_rows[configs["reply"] == REFUSED_REPLY],
+                    wanted.index_rows[lists["reply"] == REFUSED_REPLY],
+                    wanted.owners[orders["reply"] == REFUSED_REPLY],
+                ]
+                self._again = np.unique(np.concatenate([self._again, *refused]))
             changed |= self._apply_configs(wanted.config_rows, configs)
             new_orders = self._apply_lists(wanted, lists, changed)
             new_orders = _without(new_orders, self._apply_orders(wanted, orders, changed))
