@@ -274,6 +274,8 @@ class Mirror:
         """Forget accounts that have neither a configuration nor orders any more."""
         missing = self._book.accounts["read_code"][rows] == RowCode.ACCOUNT_MISSING
         gone = np.unique(rows[missing & (self._book.order_counts(rows) == 0)])
+        if not len(gone):
+            return
         known = gone[self._book.born[gone] <= self._births_before]
         if len(known):
             log.info("accounts_removed", count=len(known), first=str(self._book.account_at(int(known[0]))))
