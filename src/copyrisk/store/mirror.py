@@ -93,6 +93,9 @@ class Mirror:
         self._everything, self._is_at_rest = True, False
         self._next = 0
         self._again = _NO_ROWS
+        self._appeared: set[int] = set()
+        self._births_before = 0
+        self._touched: list[RowNumbers] = []
         self._quote_requests: list[bytes] = []
         self.reread = self.sample = self.wished = self.restless = self.bare = _NO_ROWS
         self.read_everything = False
@@ -107,6 +110,7 @@ class Mirror:
             The book may hold part of the news; nothing may be decided on it until a later `read` succeeds.
         """
         self._reads.forget()
+        self._touched = []
         self._births_before = self._book.births  # an account that only a report or a wish named was never known
         if self._link.open():
             self._everything = True
@@ -132,7 +136,8 @@ class Mirror:
         self.restless = self._settle(changed, reported)
         if slice_only:
             self._judge((changed & set(self.reread.tolist())) - reported if changed else changed)
-        self.bare = self._in_use(self.sample[portfolios == READ])
+        self._remove_vanished(np.concatenate(self._touched))  # not before: rows keep their accounts during a read
+        self.bare, self.restless = self._in_use(self.sample[portfolios == READ]), self._in_use(self.restless)
         self.sample, self.wished = self._in_use(self.sample), self._in_use(self.wished)
         self._everything = False
 
@@ -183,7 +188,7 @@ class Mirror:
         """Ask, and ask for what the answers bring to light; returns the rows of accounts that changed."""
         book, market, first_quote = self._book, self._book.market, 0
         changed: set[int] = set()
-        touched = [wanted.config_rows, wanted.index_rows]
+        self._touched += [wanted.config_rows, wanted.index_rows]
         for _ in range(_ROUNDS_LIMIT):
             wanted.leave_out_what_is_no_id()
             configs, lists = self._reads.accounts(wanted.config_rows), self._reads.order_lists(wanted.index_rows)
@@ -208,12 +213,11 @@ class Mirror:
             lacking = self._terms.are_lacking() or first_quote < len(market.symbols)
             if not (len(new_orders) or len(new_accounts) or lacking):
                 break
-            touched.append(new_accounts)
+            self._touched.append(new_accounts)
             wanted, terms = self._whole(new_accounts), []
             wanted.add_orders(book.orders["account"][new_orders], book.order_ids.cells(new_orders))
         else:
             raise AssertionError("accounts, orders, instruments, pairs: nothing hangs on a conversion pair")
-        self._remove_vanished(np.concatenate(touched))
         return changed
 
     def _whole(self, rows: RowNumbers) -> _Wanted:
