@@ -472,16 +472,22 @@ cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Le
     return n_known
 
 
+cdef int check_lengths(Py_ssize_t n_accounts, Py_ssize_t n_figures, Py_ssize_t n_rates,
+                       Py_ssize_t n_instruments) except -1:
+    if n_figures != n_accounts:
+        raise_shape("figures", f"{n_accounts} (one for each account)", n_figures)
+    if n_rates != 2 * n_instruments:
+        raise_shape("leg_rates", f"{2 * n_instruments} (two for each instrument)", n_rates)
+    return 0
+
+
 def value_accounts(const Account[::1] accounts, const Leg[::1] legs, const LegRate[::1] leg_rates,
                    const Instrument[::1] instruments, Figures[::1] figures):
     """See `_core.pyi`."""
     cdef Py_ssize_t n = accounts.shape[0], done
     cdef const Leg* first_row = &legs[0] if legs.shape[0] else NULL
     cdef const LegRate* first_rate = &leg_rates[0] if leg_rates.shape[0] else NULL
-    if figures.shape[0] != n:
-        raise_shape("figures", f"{n} (one for each account)", figures.shape[0])
-    if leg_rates.shape[0] != 2 * instruments.shape[0]:
-        raise_shape("leg_rates", f"{2 * instruments.shape[0]} (two for each instrument)", leg_rates.shape[0])
+    check_lengths(n, figures.shape[0], leg_rates.shape[0], instruments.shape[0])
     if n == 0:
         return
     with nogil:
@@ -499,10 +505,7 @@ def value_rows(const int32_t[::1] rows, const Account[::1] accounts, const Leg[:
     cdef bint closed
     cdef const Leg* first_row = &legs[0] if legs.shape[0] else NULL
     cdef const LegRate* first_rate = &leg_rates[0] if leg_rates.shape[0] else NULL
-    if figures.shape[0] != n:
-        raise_shape("figures", f"{n} (one for each account)", figures.shape[0])
-    if leg_rates.shape[0] != 2 * instruments.shape[0]:
-        raise_shape("leg_rates", f"{2 * instruments.shape[0]} (two for each instrument)", leg_rates.shape[0])
+    check_lengths(n, figures.shape[0], leg_rates.shape[0], instruments.shape[0])
     for k in range(rows.shape[0]):
         if not 0 <= rows[k] < n:
             raise_shape("rows", f"account rows below {n}", rows[k])

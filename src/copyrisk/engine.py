@@ -1,7 +1,7 @@
 """The tick loop: read, value, write, wait.
 
 Ticks start on a fixed grid. One that ends late makes the loop skip the grid points it missed: they are
-counted, never made up for, and no two ticks overlap. A tick whose snapshot or write fails is void: it is
+counted, never made up for, and no two ticks overlap. A tick whose read or write fails is void: it is
 reported with its reason, nothing is decided on it, and the next one starts from a fresh connection.
 """
 

@@ -1,9 +1,10 @@
-"""The mirror: a book that equals what Redis holds, with one round trip a tick that asks only for what changed.
+"""The mirror: a book that equals what Redis holds, asking only for what changed.
 
 The server reports each key that changes (`CLIENT TRACKING`, `BCAST`). A tick takes these reports and asks, in one
 exchange, for all quotes, the hashes and sets that were reported, a slice of the accounts whatever was reported (so that
 the mirror proves itself), and a page of `SCAN`. What an answer brings to light, a new account, order, instrument or
-conversion pair, is asked for in a further, small exchange of the same tick.
+conversion pair, is asked for in a further, small exchange of the same tick. If anything of an account changed, what was
+reported meanwhile is read, too, until nothing is: an account is never half of a change (`_settle`).
 
 Everything is read anew at the start, behind a new connection, after a `FLUSHALL`, when more was reported than is kept,
 and in each tick where the server does not report. Failure: an exchange that fails raises and drops the connection;
