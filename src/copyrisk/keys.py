@@ -24,10 +24,26 @@ STANDARD_GROUP = "Standard"
 #: Hash: what the daemon's last tick saw; a portfolio that did not change is as of this `ts`.
 TICK = "copyrisk:tick"
 
+#: Streams: what is asked of the workers, and what they answer and announce.
+COMMANDS = "copyrisk:commands"
+EVENTS = "copyrisk:events"
+#: Streams: what the liquidity provider is asked, and what it reports.
+REQUESTS = "copyrisk:requests"
+REPORTS = "copyrisk:reports"
+#: Stream: changed orders and booked amounts on their way to the database.
+HISTORY = "copyrisk:history"
+#: Stream: reports that contradict our books; nothing was done about them.
+BREAKS = "copyrisk:breaks"
+#: Stream: entries that failed again and again, with the reason.
+DEAD_LETTERS = "copyrisk:dead_letters"
+#: Hash: requests without a final report, by request id.
+OUTSTANDING = "copyrisk:outstanding"
+
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._#-]{0,31}", re.ASCII)
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}", re.ASCII)
+_IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 
 _SHOWN_CHARS = 80
 _TAG = rb"((?:%s):[A-Za-z0-9_-]{1,64})" % b"|".join(kind.encode() for kind in AccountType)
@@ -63,6 +79,9 @@ _ACCOUNT_KEY = re.compile(
     + b".*",
     re.DOTALL,
 )
+#: What the project keeps of an account, in its slot; the name of the thing follows.
+OWN = Shape(b"copyrisk:{", b"}:")
+TRIGGERS_PREFIX, MARKET_PREFIX = "order_triggers:", "market:"
 #: What the daemon must hear of when it changes: the keys its figures come from, and who copies whom.
 TRACKED_PREFIXES = ("user_holdings:", "user_orders_index:", "user:", "groups:", "copy_")
 
@@ -75,6 +94,11 @@ class Account(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.type.value}:{self.id}"
+
+
+def check_idempotency_key(value: str) -> str:
+    """Return `value` if it may name a command's outcome, else raise `InvalidId`."""
+    return _checked(_IDEMPOTENCY_KEY, "idempotency key", value)
 
 
 def _checked(pattern: re.Pattern[str], what: str, value: str) -> str:
@@ -196,3 +220,38 @@ def active_followers(master_id: str) -> str:
 def provider_of(follower_id: str) -> str:
     """String: the master of a follower."""
     return f"copy_follower_master:{follower_id}:provider_id"
+
+
+def work(kind: str) -> str:
+    """Stream: commands of one kind, put there by workers that do not do that kind themselves."""
+    return f"copyrisk:work:{kind}"
+
+
+def ledger(account: Account) -> str:
+    """Hash: the account's `version`, which every change raises, and `reserved_usd`."""
+    return OWN.of(account) + "ledger"
+
+
+def order_record(account: Account, order_id: str) -> str:
+    """Hash: what the project must know of an order beyond the contract's fields; outlives the order."""
+    return f"{OWN.of(account)}order:{order_id}"
+
+
+def answer(account: Account, idempotency_key: str) -> str:
+    """String: what a command was answered, under its idempotency key."""
+    return f"{OWN.of(account)}answer:{idempotency_key}"
+
+
+def audit(account: Account) -> str:
+    """Stream: every change of the account and every refusal, appended only."""
+    return OWN.of(account) + "audit"
+
+
+def outbox(account: Account) -> str:
+    """Stream: changes whose effects in other slots are still to be brought about."""
+    return OWN.of(account) + "outbox"
+
+
+def holder_versions(symbol: str, user_type: AccountType) -> str:
+    """Hash: by `T:U`, the account version that `symbol_holders` reflects; in the slot of that set."""
+    return f"copyrisk:{{{symbol_holders(symbol, user_type)}}}"
