@@ -11,12 +11,13 @@ SOURCE = ROOT / "src" / "copyrisk"
 
 #: Lowest floor first; a module may import only from what stands before it.
 HOUSE = (
-    "_core errors layout _index _lists _columns _wire _pack",
-    "terms keys fields table segments",
-    "rules market book risk hours pricing flow",
+    "_core errors layout _index _lists _columns _wire _pack _triggers crash",
+    "terms keys decimals fields table segments",
+    "rules market book risk hours pricing conditions flow",
+    "orders commands records situation steps placing execution fills",
     "store.connection store.pipe store.link store.notices store.reads store.terms store.finder store.mirror",
-    "store.portfolios",
-    "engine",
+    "store.portfolios store.functions store.texts store.appraisal store.changes store.effects store.streams",
+    "engine verdicts dispatch workers",
     "settings log _launcher embedded",
     "demo.market demo.feed demo.seed demo.view demo.run",
     "cli",

@@ -10,10 +10,12 @@ __all__ = [
     "ConfigError",
     "CopyriskError",
     "InvalidId",
+    "Refused",
     "RowCode",
     "ShapeError",
     "StoreError",
     "StoreUnavailable",
+    "TryLater",
     "UnsupportedFlow",
     "is_known",
     "reason_name",
@@ -59,6 +61,18 @@ class StoreUnavailable(StoreError):
     """The server did not answer (in time): what was asked is unknown, nothing may be decided on it."""
 
     code = "store_unavailable"
+
+
+class Refused(CopyriskError):
+    """A command that is not carried out; its code is the answer, and nothing was changed."""
+
+    code = "refused"
+
+
+class TryLater(CopyriskError):
+    """What has to be done cannot be done now, and must not be dropped: it is tried again."""
+
+    code = "try_later"
 
 
 class UnsupportedFlow(CopyriskError):

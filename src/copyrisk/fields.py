@@ -53,6 +53,8 @@ ORDER_COLUMNS = _columns(
     ("swap", "f8"),
     ("commission", "f8"),
 )
+#: What a decision about an order reads of a configuration besides.
+DECISION_FIELDS = ("is_active", "status", "sending_orders")
 QUOTE_COLUMNS = _columns(("bid", "f8"), ("ask", "f8"), ("ts", "i8"))
 INSTRUMENT_COLUMNS = _columns(("contract_size", "f8"), ("profit", "i4"), ("type", "f8"), ("crypto_margin_factor", "f8"))
 

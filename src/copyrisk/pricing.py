@@ -1,9 +1,10 @@
 """Execution prices and realised results, in decimal: these are booked, not displayed."""
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 
-CENT = Decimal("0.01")
+from copyrisk.decimals import cents
+from copyrisk.terms import RateSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +42,49 @@ def net_profit_usd(
     *, profit_usd: Decimal, commission_entry: Decimal, commission_exit: Decimal, swap: Decimal
 ) -> Decimal:
     """What closing an order books to the wallet: two decimals, half up (away from zero)."""
-    return (profit_usd - commission_entry - commission_exit + swap).quantize(CENT, ROUND_HALF_UP)
+    return cents(profit_usd - commission_entry - commission_exit + swap)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What converts an amount to USD: times `number`, or divided by it."""
+
+    number: Decimal
+    divides: bool = False
+
+    def to_usd(self, amount: Decimal) -> Decimal:
+        """The amount in USD, unrounded."""
+        return amount / self.number if self.divides else amount * self.number
+
+
+def conversion_rate(side: RateSide, bid: Decimal, ask: Decimal, *, inverse: bool, amount_is_loss: bool) -> Rate:
+    """The rate of a quote of `CUSD`, or of `USDC` (`inverse`).
+
+    `RateSide.SIDE` takes the side that is worse for the account: the lower rate for a profit, the higher for a loss.
+    """
+    if side is RateSide.MID:
+        return Rate((bid + ask) / 2, inverse)
+    if side is RateSide.ASK:
+        return Rate(ask, inverse)
+    return Rate(ask if amount_is_loss != inverse else bid, inverse)
+
+
+@dataclass(frozen=True, slots=True)
+class Commission:
+    """A group's commission on a symbol: USD per lot, or percent of the value that changes hands."""
+
+    rate: Decimal
+    is_percent: bool
+    on_entry: bool
+    on_exit: bool
+
+    def of(self, lots: Decimal, value_usd: Decimal, *, is_entry: bool) -> Decimal:
+        """USD of one execution, two decimals, half up."""
+        if not (self.on_entry if is_entry else self.on_exit):
+            return Decimal(0)
+        return cents(value_usd * self.rate / 100 if self.is_percent else lots * self.rate)
+
+
+def share_of(amount: Decimal, part: Decimal, whole: Decimal) -> Decimal:
+    """The part of an amount of USD that goes with `part` lots of `whole`: all of it with the last lot."""
+    return amount if part == whole else cents(amount * part / whole)

@@ -55,6 +55,11 @@ class OrderType(StrEnum):
         """Whether a fill of this order is long."""
         return self in (OrderType.BUY, OrderType.BUY_LIMIT, OrderType.BUY_STOP)
 
+    @property
+    def side(self) -> "OrderType":
+        """What it is once it is filled."""
+        return OrderType.BUY if self.is_buy else OrderType.SELL
+
 
 class OrderStatus(StrEnum):
     """`order_status` of an order hash."""

@@ -1,0 +1,250 @@
+"""What arrives on the streams, held against the grammar once: commands, and reports of the provider."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import TypeVar
+
+from copyrisk import keys
+from copyrisk.decimals import ZERO, parse_decimal
+from copyrisk.errors import Refused
+from copyrisk.keys import Account
+from copyrisk.orders import is_pending_type
+from copyrisk.terms import OrderType
+
+_DIGEST_BYTES = 16
+_REASON_CHARS = 200
+
+W = TypeVar("W", bound=StrEnum)
+
+
+class CommandType(StrEnum):
+    """What a command asks for."""
+
+    OPEN = "open"
+    PENDING = "pending"
+    MODIFY = "modify"
+    CANCEL = "cancel"
+    CLOSE = "close"
+    STOP_LOSS = "stop_loss"
+    TAKE_PROFIT = "take_profit"
+    TRIGGER = "trigger"
+
+
+class Trigger(StrEnum):
+    """Why a monitor sends a command: a price was reached, or margin does not cover a pending order any more."""
+
+    PENDING = "pending"
+    STOP_LOSS = "stop_loss"
+    TAKE_PROFIT = "take_profit"
+    MARGIN = "margin"
+
+
+class ReportStatus(StrEnum):
+    """What the provider says of a request."""
+
+    ACCEPTED = "accepted"
+    PARTIAL = "partial"
+    FILLED = "filled"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+#: Placing an order: these may come without an order id, and get one that follows from their cause.
+PLACING = (CommandType.OPEN, CommandType.PENDING)
+
+
+class Kind(StrEnum):
+    """The workers' kinds of work; a worker may do only some of them."""
+
+    OPEN = "open"
+    CLOSE = "close"
+    CANCEL = "cancel"
+    REJECT = "reject"
+    PENDING = "pending"
+    STOP_LOSS = "stop_loss"
+    TAKE_PROFIT = "take_profit"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that is well formed; whether it can be carried out is another question.
+
+    Attributes
+    ----------
+    id : str
+        Of its stream entry.
+    key : str
+        Idempotency key: the client's, or one that follows from the order id or the stream entry.
+    body : str
+        Digest of everything it says but the key: the same command again has the same.
+    price : Decimal or None
+        `order_price`, `stop_loss`, `take_profit` or `trigger_price`, whichever its type is about.
+    """
+
+    id: str
+    type: CommandType
+    account: Account
+    order_id: str
+    key: str
+    client_key: str
+    body: str
+    symbol: str = ""
+    order_type: OrderType | None = None
+    quantity: Decimal | None = None
+    price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    trigger: Trigger | None = None
+    master_order_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the provider reports of a request; `filled` and `average_price` are of the whole request so far."""
+
+    request_id: str
+    action: str
+    account: Account
+    order_id: str
+    status: ReportStatus
+    sequence: int
+    filled: Decimal
+    average_price: Decimal
+    reason: str
+
+
+def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
+    """The command of a stream entry.
+
+    Raises
+    ------
+    InvalidId, Refused
+        `unknown_command`, `invalid_user_type`, `invalid_account_id`, `invalid_order_id`, `invalid_symbol`,
+        `invalid_order_type`, `invalid_order_quantity`, `invalid_order_price`, `invalid_stop_loss`,
+        `invalid_take_profit`, `invalid_trigger`, `invalid_idempotency_key`.
+    """
+    kind = _word(CommandType, fields.get("type", ""), "unknown_command")
+    account = keys.account(fields.get("user_type", ""), fields.get("user_id", ""))
+    client_key = fields.get("idempotency_key", "")
+    if client_key:
+        keys.check_idempotency_key(client_key)
+    given_id = fields.get("order_id", "")
+    if given_id or kind not in PLACING:
+        keys.check_order_id(given_id)
+    # Without a key of the client's the same order id is the same order, and any other entry a cause of its own.
+    cause = f"order:{given_id}" if kind in PLACING and given_id else f"entry:{entry_id}"
+    key = f"key:{client_key}" if client_key else cause
+    return Command(
+        id=entry_id,
+        type=kind,
+        account=account,
+        order_id=given_id or derived_id("", str(account), key),
+        key=key,
+        client_key=client_key,
+        body=_digest(fields),
+        quantity=_positive(fields, "order_quantity", required=kind in PLACING),
+        **_of_type(kind, fields),  # type: ignore[arg-type]
+    )
+
+
+def _of_type(kind: CommandType, fields: Mapping[str, str]) -> dict[str, object]:
+    """What only some types have."""
+    if kind in PLACING:
+        order_type = _word(OrderType, fields.get("order_type", ""), "invalid_order_type")
+        if is_pending_type(order_type) is not (kind is CommandType.PENDING):
+            raise Refused(f"{order_type} is no order type of '{kind}'", code="invalid_order_type")
+        master = fields.get("master_order_id", "")
+        return {
+            "symbol": keys.check_symbol(fields.get("symbol", "")),
+            "order_type": order_type,
+            "price": _positive(fields, "order_price", required=True) if kind is CommandType.PENDING else None,
+            "stop_loss": _positive(fields, "stop_loss"),
+            "take_profit": _positive(fields, "take_profit"),
+            "master_order_id": keys.check_order_id(master) if master else "",
+        }
+    if kind is CommandType.MODIFY:
+        return {"price": _positive(fields, "order_price", required=True)}
+    if kind in (CommandType.STOP_LOSS, CommandType.TAKE_PROFIT):
+        return {"price": _positive(fields, kind.value)}
+    if kind is CommandType.TRIGGER:
+        trigger = _word(Trigger, fields.get("trigger", ""), "invalid_trigger")
+        return {"trigger": trigger, "price": _positive(fields, "trigger_price", required=trigger is not Trigger.MARGIN)}
+    return {}
+
+
+def parse_report(fields: Mapping[str, str]) -> Report:
+    """The report of a stream entry.
+
+    Raises
+    ------
+    InvalidId, Refused
+        `report_invalid`, or the code of an id.
+    """
+    status = _word(ReportStatus, fields.get("status", ""), "report_invalid")
+    filled = parse_decimal(fields.get("filled_quantity") or "0")
+    price = parse_decimal(fields.get("average_price") or "0")
+    sequence = fields.get("sequence", "")
+    if filled is None or price is None or filled < 0 or price < 0 or (filled > 0 and price == 0):
+        raise Refused("a report's quantity or price makes no sense", code="report_invalid")
+    if not (sequence.isascii() and sequence.isdecimal() and 1 <= len(sequence) <= 9 and int(sequence) > 0):
+        raise Refused("a report without its number", code="report_invalid")
+    if status in (ReportStatus.PARTIAL, ReportStatus.FILLED) and filled == 0:
+        raise Refused("a fill of nothing", code="report_invalid")
+    return Report(
+        request_id=keys.check_order_id(fields.get("request_id", "")),
+        action=fields.get("action", ""),
+        account=keys.account(fields.get("user_type", ""), fields.get("user_id", "")),
+        order_id=keys.check_order_id(fields.get("order_id", "")),
+        status=status,
+        sequence=int(sequence),
+        filled=filled,
+        average_price=price if filled else ZERO,
+        reason=fields.get("reason", "")[:_REASON_CHARS],
+    )
+
+
+def kind_of_command(command: Command) -> Kind:
+    """Whose work a command is."""
+    if command.trigger in (Trigger.STOP_LOSS, Trigger.TAKE_PROFIT):
+        return Kind(command.trigger)
+    is_pending = command.type in (CommandType.MODIFY, CommandType.TRIGGER)
+    return Kind.PENDING if is_pending else Kind(command.type)
+
+
+def kind_of_report(report: Report) -> Kind:
+    """Whose work a report is."""
+    if report.status is ReportStatus.REJECTED:
+        return Kind.REJECT
+    return {"open": Kind.OPEN, "close": Kind.CLOSE, "cancel": Kind.CANCEL}.get(report.action, Kind.PENDING)
+
+
+def derived_id(prefix: str, *cause: str) -> str:
+    """An id that is a pure function of its cause: whatever is repeated, it is the same one."""
+    digest = hashlib.blake2b("\n".join(cause).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return prefix + digest
+
+
+def _digest(fields: Mapping[str, str]) -> str:
+    said = {name: value for name, value in fields.items() if name != "idempotency_key"}
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _positive(fields: Mapping[str, str], name: str, *, required: bool = False) -> Decimal | None:
+    text = fields.get(name, "")
+    if not text and not required:
+        return None
+    value = parse_decimal(text)
+    if value is None or value <= 0:
+        raise Refused(f"{name} must be a plain decimal above 0, not {text[:40]!a}", code=f"invalid_{name}")
+    return value
+
+
+def _word(words: type[W], text: str, code: str) -> W:
+    try:
+        return words(text)
+    except ValueError:
+        raise Refused(f"must be one of {', '.join(words)}, not {text[:40]!a}", code=code) from None

@@ -1,0 +1,39 @@
+"""Exact numbers: the contract's grammar to `Decimal` and back. What is booked never passes through a float."""
+
+import re
+from decimal import ROUND_HALF_UP, Context, Decimal
+
+CENT = Decimal("0.01")
+ZERO = Decimal(0)
+
+#: Wide enough that sums and products of numbers of the grammar are exact.
+EXACT = Context(prec=120, rounding=ROUND_HALF_UP)
+
+_PLAIN = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?", re.ASCII)
+
+
+def parse_decimal(text: str | None) -> Decimal | None:
+    """The number of a plain decimal (no exponent, no `nan`, ASCII digits only); `None` for anything else."""
+    if text is None or _PLAIN.fullmatch(text) is None:
+        return None
+    return Decimal(text)
+
+
+def decimal_text(value: Decimal) -> str:
+    """Shortest plain text of a number: no exponent, no needless zeros, `-0` is `0`; at most 18 decimals, half up."""
+    if -value.as_tuple().exponent > 18:  # type: ignore[operator]  # finite: it is no NaN
+        value = value.quantize(Decimal((0, (1,), -18)), ROUND_HALF_UP, EXACT)
+    text = f"{value:f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def cents(value: Decimal) -> Decimal:
+    """Two decimals, half up (away from zero)."""
+    return value.quantize(CENT, ROUND_HALF_UP, EXACT)
+
+
+def money_text(value: Decimal) -> str:
+    """An amount of USD as it is written: two decimals."""
+    return f"{cents(value):f}"

@@ -1,0 +1,193 @@
+"""Dispatching commands and reports: read the accounts, decide, change them, bring about what follows.
+
+Jobs of different accounts are done a wave at a time, in a handful of round trips for all of them. Every step may be the
+last one of this process: what was not changed is asked again, what was changed is found to be so, and what has to
+follow waits in the account's outbox.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from copyrisk import crash, keys
+from copyrisk.errors import Refused, StoreError, TryLater
+from copyrisk.fills import Break
+from copyrisk.keys import Account
+from copyrisk.situation import Nothing, Outcome
+from copyrisk.store.appraisal import Appraiser
+from copyrisk.store.changes import ANSWER_KEEP_MS, change_of, event_of, refusal_answer, refusal_of
+from copyrisk.store.effects import Effects, Waiting, add_request
+from copyrisk.store.functions import (
+    Change,
+    change_request,
+    claim_request,
+    note_request,
+    parse_read,
+    read_request,
+    refused,
+    text,
+)
+from copyrisk.store.pipe import Pipe
+from copyrisk.verdicts import Job, Repeated, judge_wave, repeated
+
+log = structlog.get_logger(__name__)
+
+#: How often a job is decided anew because its account changed under it.
+_TRIES = 100
+_MISSING = "account_missing"
+
+
+class Dispatcher:
+    """Carries out jobs.
+
+    Parameters
+    ----------
+    fill : callable
+        Told an account that the store does not know; puts it there if it is known elsewhere, and says whether it did.
+    """
+
+    def __init__(
+        self, pipe: Pipe, appraiser: Appraiser, effects: Effects, fill: Callable[[Account], bool] = lambda _: False
+    ) -> None:
+        self._pipe, self._appraiser, self._effects, self._fill = pipe, appraiser, effects, fill
+
+    def carry_out(self, jobs: Sequence[Job]) -> None:
+        """Do them all, those of one account one after the other.
+
+        Afterwards the verdict of a job that could not be done is a `TryLater`; all others are done with.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            Any of them may have been done or not; doing them again does no harm.
+        """
+        waiting = list(jobs)
+        while waiting:
+            wave: dict[Account, Job] = {}
+            for job in waiting:
+                wave.setdefault(job.account, job)
+            done = set(self._wave(list(wave.values())))
+            waiting = [job for job in waiting if job not in done]
+
+    def _wave(self, jobs: list[Job]) -> list[Job]:
+        """Do one job each of some accounts; returns all but those that must be decided anew."""
+        waiting = self._read(jobs)
+        judge_wave(jobs, self._appraiser)
+        crash.reach("worker.decided")
+        changes = self._change(jobs, waiting)
+        crash.reach("worker.changed")
+        events = [event for job in jobs if (event := self._event(job))]
+        for reply in self._pipe.exchange([self._effects.event_request(event) for event in events]):
+            _check(reply)
+        self._effects.deliver(waiting)
+        crash.reach("worker.delivered")
+        return [job for job in jobs if job not in changes or job.verdict is not None]
+
+    # ---- reading
+
+    def _read(self, jobs: list[Job]) -> list[Waiting]:
+        """Read the accounts; returns what an earlier change of theirs has left to be delivered."""
+        placing = [job for job in jobs if job.places_order]
+        replies = self._pipe.exchange(
+            [_read_request(job) for job in jobs] + [claim_request(job.account, job.order_id) for job in placing]
+        )
+        for job, reply in zip(jobs, replies, strict=False):
+            self._take(job, reply)
+        for job, reply in zip(placing, replies[len(jobs) :], strict=True):
+            _check(reply)
+            if reply == b"other" and job.verdict is None:
+                job.verdict = Refused(f"order id {job.order_id} is taken", code="order_exists")
+        left = [job.account for job in jobs if job.read is not None and job.read.outbox_count]
+        return self._effects.read_outboxes(left)
+
+    def _take(self, job: Job, reply: Any) -> None:
+        job.read = job.verdict = None
+        failure = refused(reply)
+        if failure is not None:
+            if failure.code == "functions_missing":
+                raise failure
+            job.verdict = TryLater(f"the account cannot be read: {failure}", code="account_unreadable")
+            return
+        job.read = parse_read(job.account, reply)
+        if job.read.config or job.read.order_ids or job.read.record:
+            return
+        if self._fill(job.account):
+            (again,) = self._pipe.exchange([_read_request(job)])
+            _check(again)
+            job.read = parse_read(job.account, again)
+        else:
+            nobody = "there is no such account"
+            job.verdict = Refused(nobody, code=_MISSING) if job.is_command else Break(nobody, code=_MISSING)
+
+    # ---- changing
+
+    def _change(self, jobs: list[Job], waiting: list[Waiting]) -> dict[Job, Change]:
+        """Store every verdict; what follows from the changes is added to `waiting`.
+
+        The verdict of a job whose account was not as it was read is taken back.
+        """
+        changes: dict[Job, Change] = {}
+        requests: dict[Job, bytes] = {}
+        for job in jobs:
+            if isinstance(job.verdict, Outcome) and job.read is not None:
+                changes[job] = change_of(job.read, job.verdict, job.cause)
+                requests[job] = change_request(changes[job])
+            elif (note := self._note(job)) is not None:
+                requests[job] = note
+        for job, reply in zip(requests, self._pipe.exchange(list(requests.values())), strict=True):
+            _check(reply)
+            answer = text(reply[0])
+            if answer == "repeated":
+                job.verdict = repeated(job, text(reply[1]))
+            elif answer in ("changed", "late"):
+                self._take_back(job, answer)
+            elif job in changes:
+                waiting.append(Waiting(job.account, reply[1], changes[job].follows))
+        return changes
+
+    def _take_back(self, job: Job, answer: str) -> None:
+        job.tries += 1
+        exhausted = TryLater(f"the account was {answer} {job.tries} times", code="account_busy")
+        job.verdict = exhausted if job.tries >= _TRIES else None
+
+    def _note(self, job: Job) -> bytes | None:
+        """The request that records a verdict that changes nothing; none for an account that is not there."""
+        verdict, cause = job.verdict, job.cause
+        if isinstance(verdict, Repeated | TryLater) or getattr(verdict, "code", "") == _MISSING:
+            return None
+        event = self._event(job)
+        is_refusal = isinstance(verdict, Refused) and verdict.code != "idempotency_conflict"
+        answer = refusal_answer(cause, event) if is_refusal else ""
+        said = event or {"code": getattr(verdict, "code", ""), "message": str(verdict)}
+        audit = json.dumps({**said, "type": cause.type, "order_id": job.order_id, "cause": cause.entry_id})
+        return note_request(job.account, cause.answer_key or "-", answer, ANSWER_KEEP_MS, audit)
+
+    def _event(self, job: Job) -> dict[str, str]:
+        """What is announced of a job that changed nothing; empty for nothing."""
+        verdict = job.verdict
+        if isinstance(verdict, Repeated):
+            return verdict.event
+        if not job.is_command or not isinstance(verdict, Refused | Nothing):
+            return {}
+        ts_ms = job.read.time_ms if job.read is not None else time.time_ns() // 1_000_000
+        message = verdict.message if isinstance(verdict, Nothing) else str(verdict)
+        return refusal_of(event_of(job.account, job.cause, job.order_id, ts_ms=ts_ms), verdict.code, message)
+
+
+def break_request(failure: Break, fields: dict[str, str]) -> bytes:
+    """Set a report aside that contradicts the books."""
+    said = {"code": failure.code, "reason": str(failure), "report": json.dumps(fields)}
+    return add_request(keys.BREAKS, {**said, "ts": str(time.time_ns() // 1_000_000)})
+
+
+def _read_request(job: Job) -> bytes:
+    return read_request(job.account, job.order_id, job.cause.answer_key or "-")
+
+
+def _check(reply: Any) -> None:
+    failure: StoreError | None = refused(reply)
+    if failure is not None:
+        raise failure

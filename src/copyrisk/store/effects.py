@@ -1,0 +1,127 @@
+"""Bringing about what lies outside an account's slot: from its outbox, any number of times, with the same result."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from copyrisk import keys
+from copyrisk.errors import StoreError
+from copyrisk.keys import Account
+from copyrisk.store.changes import DAY_MS
+from copyrisk.store.functions import hold_request, put_request, refused, texts
+from copyrisk.store.pipe import Pipe, pack
+
+_FINISHED_KEEP_MS = 30 * DAY_MS
+_UNTRIGGERED_KEEP_MS = 600_000
+_TRIGGER_FIELDS = (
+    *("symbol", "order_type", "user_type", "user_id", "execution", "margin", "state"),
+    *("stop_loss", "take_profit", "stop_loss_compare", "take_profit_compare", "order_price_compare"),
+)
+_ORDER_FIELDS = ("stop_loss", "take_profit", "close_price", "reason")
+
+
+class Waiting(NamedTuple):
+    """An outbox entry."""
+
+    account: Account
+    entry_id: bytes
+    follows: Mapping[str, Any]
+
+
+class Effects:
+    """Delivers outboxes.
+
+    Parameters
+    ----------
+    events_limit : int
+        About how many events are kept.
+    keeps_history : bool
+        Whether there is a database that orders are to be written to.
+    """
+
+    def __init__(self, pipe: Pipe, *, events_limit: int, keeps_history: bool) -> None:
+        self._pipe, self._events_limit, self._keeps_history = pipe, events_limit, keeps_history
+
+    def read_outboxes(self, accounts: Sequence[Account]) -> list[Waiting]:
+        """Everything that waits in these accounts' outboxes, in order."""
+        replies = self._pipe.exchange([pack("XRANGE", keys.outbox(account), "-", "+") for account in accounts])
+        found = []
+        for account, reply in zip(accounts, replies, strict=True):
+            _check(reply)
+            for entry_id, words in reply:
+                found.append(Waiting(account, entry_id, json.loads(texts(words)["entry"])))
+        return found
+
+    def deliver(self, waiting: Sequence[Waiting]) -> None:
+        """Bring about what these entries say, then take them out of their outboxes.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            Some may have been brought about and will be again; none is lost.
+        """
+        if not waiting:
+            return
+        for reply in self._pipe.exchange([request for one in waiting for request in self._requests(one)]):
+            _check(reply)
+        for reply in self._pipe.exchange([pack("XDEL", keys.outbox(one.account), one.entry_id) for one in waiting]):
+            _check(reply)
+
+    def _requests(self, one: Waiting) -> list[bytes]:
+        follows, version = one.follows, int(one.follows["version"])
+        order: dict[str, str] = follows["order"]
+        order_id, is_finished = order["order_id"], follows["finished"]
+        absent = [name for name in _ORDER_FIELDS if name not in order]
+        found = [
+            put_request(keys.order_data(order_id), version, order, absent, _FINISHED_KEEP_MS if is_finished else None)
+        ]
+        if "triggers" in follows:
+            found.append(_put_triggers(order_id, version, follows["triggers"]))
+        if "holds" in follows:
+            found.append(hold_request(order["symbol"], one.account, version, holds=follows["holds"]))
+        if "request" in follows:
+            found.append(add_request(keys.REQUESTS, follows["request"]))
+        if self._keeps_history:
+            found.append(add_request(keys.HISTORY, _history(one)))
+        found.append(self.event_request(follows["event"]))
+        return found
+
+    def event_request(self, event: Mapping[str, str]) -> bytes:
+        """Announce an event."""
+        return add_request(keys.EVENTS, event, limit=self._events_limit)
+
+
+def _put_triggers(order_id: str, version: int, triggers: Mapping[str, str]) -> bytes:
+    absent = [name for name in _TRIGGER_FIELDS if name not in triggers]
+    # The version stays for a while after the triggers are gone: an older entry must not bring them back.
+    return put_request(
+        keys.order_triggers(order_id), version, triggers, absent, None if triggers else _UNTRIGGERED_KEEP_MS
+    )
+
+
+def _history(one: Waiting) -> dict[str, str]:
+    follows = one.follows
+    found = {
+        "user_type": one.account.type.value,
+        "user_id": one.account.id,
+        "order_id": follows["order"]["order_id"],
+        "version": str(follows["version"]),
+        "order": json.dumps(follows["order"], separators=(",", ":")),
+        "ts": follows["event"]["ts"],
+    }
+    if "entry" in follows:
+        found["entry"] = json.dumps(follows["entry"], separators=(",", ":"))
+    return found
+
+
+def add_request(stream: str, said: Mapping[str, str], *, limit: int | None = None) -> bytes:
+    """Append an entry to a stream."""
+    words = [word for item in said.items() for word in item]
+    bound: tuple[str | int, ...] = () if limit is None else ("MAXLEN", "~", limit)
+    return pack("XADD", stream, *bound, "*", *words)
+
+
+def _check(reply: Any) -> None:
+    failure: StoreError | None = refused(reply)
+    if failure is not None:
+        raise failure

@@ -1,0 +1,188 @@
+#!lua name=copyrisk_v1
+--[[
+The atomic changes of copyrisk. `store/functions.py` loads this file and holds the arguments of each function; the
+fields in <<...>> are put in from `fields.py`, so that they are spelled once.
+
+T:U is an account, O an order, S a symbol. No function touches a key outside the slot of its first key, and none does
+arithmetic on money: what is booked was computed in decimal by the caller, and replaces what the caller read.
+
+  copyrisk_read      (read only) everything of an account that a decision needs, in one moment
+     KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, copyrisk:{T:U}:outbox,
+           user_holdings:{T:U}:O, copyrisk:{T:U}:order:O, copyrisk:{T:U}:answer:K
+     also reads user_holdings:{T:U}:<each id in the index>
+  copyrisk_change    one change of an account, or none of it
+     KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, user_holdings:{T:U}:O,
+           copyrisk:{T:U}:order:O, copyrisk:{T:U}:answer:K, copyrisk:{T:U}:audit, copyrisk:{T:U}:outbox
+  copyrisk_note      a refusal, or a report that changed nothing: its answer and audit entry
+     KEYS  copyrisk:{T:U}:answer:K, copyrisk:{T:U}:audit
+  copyrisk_claim     an order id for an account
+     KEYS  order_data:O
+  copyrisk_put       a hash as of a version, unless a later version is there
+     KEYS  order_data:O  or  order_triggers:O
+  copyrisk_hold      an account in or out of a symbol's holders, as of a version
+     KEYS  symbol_holders:S:T, copyrisk:{symbol_holders:S:T}
+  copyrisk_fill      a hash where there is none
+     KEYS  user:{T:U}:config  or  groups:{G}:S
+]]
+
+local CONFIG_FIELDS = { <<config_fields>> }
+local ORDER_FIELDS = { <<order_fields>> }
+local READ_LIMIT = 5000
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function read(keys, args)
+  local ids = redis.call('SMEMBERS', keys[2])
+  if #ids > READ_LIMIT then
+    return redis.error_reply('TOOMANY the account has ' .. #ids .. ' orders')
+  end
+  local orders = {}
+  for i, id in ipairs(ids) do
+    orders[i] = redis.call('HMGET', args[1] .. id, unpack(ORDER_FIELDS))
+  end
+  return {
+    now_ms(),
+    redis.call('HGET', keys[3], 'version'),
+    redis.call('HGET', keys[3], 'reserved_usd'),
+    redis.call('XLEN', keys[4]),
+    redis.call('HMGET', keys[1], unpack(CONFIG_FIELDS)),
+    ids,
+    orders,
+    redis.call('HGETALL', keys[5]),
+    redis.call('GET', keys[6]),
+    redis.call('GET', keys[7]),
+  }
+end
+
+-- What stands in a hash, '' for nothing.
+local function stands(key, field)
+  return redis.call('HGET', key, field) or ''
+end
+
+local function is_as_read(keys, args)
+  return stands(keys[3], 'version') == args[3]
+    and stands(keys[1], 'wallet_balance') == args[4]
+    and stands(keys[1], 'leverage') == args[5]
+    and stands(keys[1], 'group') == args[6]
+    and redis.call('SCARD', keys[2]) == tonumber(args[7])
+    and stands(keys[4], 'order_status') == args[8]
+    and stands(keys[4], 'execution_status') == args[9]
+end
+
+-- args: 1 order id, 2 deadline (ms of this server's clock), 3 to 9 what was read, 10 new version, 11 new balance ('':
+-- as it is), 12 new reserved_usd, 13 record, 14 ms to keep it ('': as long as the order), 15 answer ('': none), 16 ms to
+-- keep it, 17 audit entry, 18 outbox entry, 19 'put' or 'finish', 20 how many words to set in the order's hash, those
+-- words, then fields to delete from it
+local function change(keys, args)
+  local answered = args[15] ~= '' and redis.call('GET', keys[6])
+  if answered then
+    return { 'repeated', answered }
+  end
+  if not is_as_read(keys, args) then
+    return { 'changed' }
+  end
+  if now_ms() > tonumber(args[2]) then
+    return { 'late' }
+  end
+  redis.call('HSET', keys[3], 'version', args[10], 'reserved_usd', args[12])
+  if args[11] ~= '' then
+    redis.call('HSET', keys[1], 'wallet_balance', args[11])
+  end
+  if args[19] == 'finish' then
+    redis.call('DEL', keys[4])
+    redis.call('SREM', keys[2], args[1])
+  else
+    local first_deleted = 21 + tonumber(args[20])
+    redis.call('HSET', keys[4], unpack(args, 21, first_deleted - 1))
+    if args[first_deleted] then
+      redis.call('HDEL', keys[4], unpack(args, first_deleted))
+    end
+    redis.call('SADD', keys[2], args[1])
+  end
+  if args[14] == '' then
+    redis.call('SET', keys[5], args[13])
+  else
+    redis.call('SET', keys[5], args[13], 'PX', args[14])
+  end
+  if args[15] ~= '' then
+    redis.call('SET', keys[6], args[15], 'PX', args[16])
+  end
+  redis.call('XADD', keys[7], '*', 'entry', args[17])
+  return { 'done', redis.call('XADD', keys[8], '*', 'entry', args[18]) }
+end
+
+-- args: 1 answer ('': none), 2 ms to keep it, 3 audit entry
+local function note(keys, args)
+  if args[1] ~= '' then
+    local answered = redis.call('GET', keys[1])
+    if answered then
+      return { 'repeated', answered }
+    end
+    redis.call('SET', keys[1], args[1], 'PX', args[2])
+  end
+  redis.call('XADD', keys[2], '*', 'entry', args[3])
+  return { 'done' }
+end
+
+-- args: 1 account type, 2 account id, 3 ms that the claim holds if no order follows
+local function claim(keys, args)
+  if redis.call('EXISTS', keys[1]) == 0 then
+    redis.call('HSET', keys[1], 'user_type', args[1], 'user_id', args[2])
+    redis.call('PEXPIRE', keys[1], args[3])
+    return 'claimed'
+  end
+  local owner = redis.call('HMGET', keys[1], 'user_type', 'user_id')
+  return owner[1] == args[1] and owner[2] == args[2] and 'own' or 'other'
+end
+
+-- args: 1 version, 2 ms to keep it ('': for good), 3 how many words to set, those words, then fields to delete
+local function put(keys, args)
+  local stored = redis.call('HGET', keys[1], 'copyrisk_version')
+  if stored and tonumber(stored) >= tonumber(args[1]) then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'copyrisk_version', args[1])
+  local first_deleted = 4 + tonumber(args[3])
+  if first_deleted > 4 then
+    redis.call('HSET', keys[1], unpack(args, 4, first_deleted - 1))
+  end
+  if args[first_deleted] then
+    redis.call('HDEL', keys[1], unpack(args, first_deleted))
+  end
+  if args[2] == '' then
+    redis.call('PERSIST', keys[1])
+  else
+    redis.call('PEXPIRE', keys[1], args[2])
+  end
+  return 1
+end
+
+-- args: 1 account, 2 version, 3 '1' if it holds the symbol
+local function hold(keys, args)
+  local stored = redis.call('HGET', keys[2], args[1])
+  if stored and tonumber(stored) >= tonumber(args[2]) then
+    return 0
+  end
+  redis.call('HSET', keys[2], args[1], args[2])
+  redis.call(args[3] == '1' and 'SADD' or 'SREM', keys[1], args[1])
+  return 1
+end
+
+local function fill(keys, args)
+  if redis.call('EXISTS', keys[1]) == 1 then
+    return 0
+  end
+  redis.call('HSET', keys[1], unpack(args))
+  return 1
+end
+
+redis.register_function { function_name = 'copyrisk_read_v1', callback = read, flags = { 'no-writes' } }
+redis.register_function('copyrisk_change_v1', change)
+redis.register_function('copyrisk_note_v1', note)
+redis.register_function('copyrisk_claim_v1', claim)
+redis.register_function('copyrisk_put_v1', put)
+redis.register_function('copyrisk_hold_v1', hold)
+redis.register_function('copyrisk_fill_v1', fill)

@@ -1,0 +1,242 @@
+"""The server-side functions of `functions.lua`: loading them, calling them, and reading what they answer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, cast
+
+import hiredis
+import redis
+
+from copyrisk import fields, keys
+from copyrisk.errors import StoreError
+from copyrisk.keys import Account
+from copyrisk.store.connection import store_error
+from copyrisk.store.pipe import pack
+
+LIBRARY = "copyrisk_v1"
+_CONFIG_FIELDS = (*fields.ACCOUNT_COLUMNS.fields, *fields.DECISION_FIELDS)
+_CLAIM_MS = 60_000
+
+
+def library() -> str:
+    """The library's source, with the fields put in."""
+    source = resources.files("copyrisk.store").joinpath("functions.lua").read_text()
+    for name, spelled in (("config_fields", _CONFIG_FIELDS), ("order_fields", fields.ORDER_COLUMNS.fields)):
+        source = source.replace(f"<<{name}>>", ", ".join(f"'{field}'" for field in spelled))
+    return source
+
+
+def load(client: redis.Redis) -> None:
+    """Have the server hold the library as it is here; one of another version stays beside it.
+
+    Raises
+    ------
+    StoreError, StoreUnavailable
+    """
+    source, server = library(), cast(Any, client)
+    try:
+        there = server.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+        if source.encode() not in _flat(there):
+            server.execute_command("FUNCTION", "LOAD", "REPLACE", source)
+    except (redis.RedisError, hiredis.HiredisError, OSError) as failure:
+        raise store_error(failure) from failure
+
+
+def _flat(answer: Any) -> list[Any]:
+    """All values of nested lists and maps."""
+    if isinstance(answer, Mapping):
+        return [value for item in answer.values() for value in _flat(item)]
+    if isinstance(answer, list | tuple):
+        return [value for item in answer for value in _flat(item)]
+    return [answer.encode() if isinstance(answer, str) else answer]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRead:
+    """An account at one moment, as texts; what is absent is the empty text.
+
+    Attributes
+    ----------
+    time_ms : int
+        The server's clock.
+    config_row, order_rows
+        As `fields.ACCOUNT_COLUMNS` and `fields.ORDER_COLUMNS` ask for them.
+    order : dict
+        The hash of the order that was asked about.
+    """
+
+    account: Account
+    time_ms: int
+    version: str
+    reserved_usd: str
+    outbox_count: int
+    config: Mapping[str, str]
+    config_row: Sequence[bytes | None]
+    order_ids: Sequence[bytes]
+    order_rows: Sequence[Sequence[bytes | None]]
+    order: Mapping[str, str]
+    record: str
+    answer: str
+
+
+def text(value: bytes | None) -> str:
+    """What the server holds, as text; what is not UTF-8 is escaped and fails every grammar."""
+    return "" if value is None else value.decode("utf-8", "backslashreplace")
+
+
+def texts(flat: Sequence[bytes]) -> dict[str, str]:
+    """A hash from its words."""
+    return {text(flat[i]): text(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
+def read_request(account: Account, order_id: str, answer_key: str) -> bytes:
+    """Ask for an account, one of its orders, and the answer to a command."""
+    return pack(
+        "FCALL_RO",
+        "copyrisk_read_v1",
+        7,
+        keys.config(account),
+        keys.orders_index(account),
+        keys.ledger(account),
+        keys.outbox(account),
+        keys.holding(account, order_id),
+        keys.order_record(account, order_id),
+        keys.answer(account, answer_key),
+        keys.holding(account, ""),
+    )
+
+
+def parse_read(account: Account, reply: Sequence[Any]) -> AccountRead:
+    """The answer to `read_request`."""
+    time_ms, version, reserved, outbox_count, config, ids, orders, order, record, answer = reply
+    named = {name: text(value) for name, value in zip(_CONFIG_FIELDS, config, strict=True) if value is not None}
+    return AccountRead(
+        account,
+        int(time_ms),
+        text(version),
+        text(reserved),
+        int(outbox_count),
+        named,
+        config[: len(fields.ACCOUNT_COLUMNS.fields)],
+        ids,
+        orders,
+        texts(order),
+        text(record),
+        text(answer),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one account, as it is handed to the server.
+
+    Attributes
+    ----------
+    read : AccountRead
+        What it rests on.
+    deadline_ms : int
+        By the server's clock.
+    balance : str
+        The new one; empty: as it is.
+    order : dict
+        All fields of the order's hash, empty when it is finished.
+    follows : dict
+        The outbox entry.
+    """
+
+    read: AccountRead
+    order_id: str
+    deadline_ms: int
+    version: int
+    balance: str
+    reserved_usd: str
+    order: Mapping[str, str]
+    absent: Sequence[str]
+    record: str
+    record_keep_ms: int | None
+    answer_key: str
+    answer: str
+    answer_keep_ms: int
+    audit: str
+    follows: Mapping[str, Any]
+
+
+def change_request(change: Change) -> bytes:
+    """Hand over a change."""
+    account, read = change.read.account, change.read
+    words = [word for item in change.order.items() for word in item]
+    return pack(
+        "FCALL",
+        "copyrisk_change_v1",
+        8,
+        keys.config(account),
+        keys.orders_index(account),
+        keys.ledger(account),
+        keys.holding(account, change.order_id),
+        keys.order_record(account, change.order_id),
+        keys.answer(account, change.answer_key),
+        keys.audit(account),
+        keys.outbox(account),
+        change.order_id,
+        change.deadline_ms,
+        read.version,
+        read.config.get("wallet_balance", ""),
+        read.config.get("leverage", ""),
+        read.config.get("group", ""),
+        len(read.order_ids),
+        read.order.get("order_status", ""),
+        read.order.get("execution_status", ""),
+        change.version,
+        change.balance,
+        change.reserved_usd,
+        change.record,
+        "" if change.record_keep_ms is None else change.record_keep_ms,
+        change.answer,
+        change.answer_keep_ms,
+        change.audit,
+        json.dumps(change.follows, separators=(",", ":")),
+        "put" if change.order else "finish",
+        len(words),
+        *words,
+        *(change.absent if change.order else ()),
+    )
+
+
+def note_request(account: Account, answer_key: str, answer: str, keep_ms: int, audit: str) -> bytes:
+    """Record a refusal, or (empty `answer`) something that changed nothing."""
+    named = (keys.answer(account, answer_key), keys.audit(account))
+    return pack("FCALL", "copyrisk_note_v1", 2, *named, answer, keep_ms, audit)
+
+
+def claim_request(account: Account, order_id: str) -> bytes:
+    """Claim an order id; answered `claimed`, `own` or `other`."""
+    return pack("FCALL", "copyrisk_claim_v1", 1, keys.order_data(order_id), account.type.value, account.id, _CLAIM_MS)
+
+
+def put_request(key: str, version: int, said: Mapping[str, str], absent: Sequence[str], keep_ms: int | None) -> bytes:
+    """Write a hash as of a version."""
+    words = [word for item in said.items() for word in item]
+    keep = "" if keep_ms is None else keep_ms
+    return pack("FCALL", "copyrisk_put_v1", 1, key, version, keep, len(words), *words, *absent)
+
+
+def hold_request(symbol: str, account: Account, version: int, *, holds: bool) -> bytes:
+    """Put an account in or out of a symbol's holders."""
+    named = (keys.symbol_holders(symbol, account.type), keys.holder_versions(symbol, account.type))
+    return pack("FCALL", "copyrisk_hold_v1", 2, *named, str(account), version, "1" if holds else "0")
+
+
+def fill_request(key: str, said: Mapping[str, str]) -> bytes:
+    """Write a hash where there is none."""
+    return pack("FCALL", "copyrisk_fill_v1", 1, key, *(word for item in said.items() for word in item))
+
+
+def refused(reply: Any) -> StoreError | None:
+    """The error of a call that the server refused, with `functions_missing` for one that lost its functions."""
+    if not isinstance(reply, Exception):
+        return None
+    if "Function not found" in str(reply):
+        return StoreError("the server has lost its functions", code="functions_missing")
+    return store_error(redis.ResponseError(str(reply)))

@@ -1,0 +1,113 @@
+"""Streams with consumer groups: new entries, entries of consumers that died, entries that fail for good."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from copyrisk import keys
+from copyrisk.errors import CopyriskError
+from copyrisk.store.connection import store_error
+from copyrisk.store.effects import add_request
+from copyrisk.store.functions import texts
+from copyrisk.store.pipe import Pipe, pack
+
+_MESSAGE_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a stream, and how often it has been handed out."""
+
+    stream: str
+    id: str
+    fields: dict[str, str]
+    deliveries: int = 1
+
+
+class Consumer:
+    """One member of a group that reads some streams."""
+
+    def __init__(self, pipe: Pipe, group: str, name: str, streams: Sequence[str]) -> None:
+        self._pipe, self._group, self._name = pipe, group, name
+        self.streams = tuple(streams)
+        self._cursors = dict.fromkeys(streams, "0-0")
+
+    def join(self) -> None:
+        """Make the groups where they are missing; they start at the beginning of their streams."""
+        requests = [pack("XGROUP", "CREATE", stream, self._group, "0", "MKSTREAM") for stream in self.streams]
+        for reply in self._pipe.exchange(requests):
+            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+                raise store_error(redis.ResponseError(str(reply)))
+
+    def read(self, count: int, wait_ms: int) -> list[Entry]:
+        """New entries of all streams, waiting for the first of them; empty if none came.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            `no_group`: the server has lost the group; `join` makes it anew.
+        """
+        newest = [">"] * len(self.streams)
+        group = ("XREADGROUP", "GROUP", self._group, self._name, "COUNT", count, "BLOCK", wait_ms, "STREAMS")
+        (reply,) = self._pipe.exchange([pack(*group, *self.streams, *newest)])
+        answer = self._checked(reply)
+        pairs = answer.items() if isinstance(answer, dict) else answer or ()
+        return [self._entry(stream.decode(), *entry) for stream, entries in pairs for entry in entries]
+
+    def take_over(self, idle_ms: int, count: int) -> list[Entry]:
+        """Entries that somebody was handed and has not acknowledged for so long, whoever it was."""
+        found: list[Entry] = []
+        for stream in self.streams:
+            claim = pack(
+                *("XAUTOCLAIM", stream, self._group, self._name, idle_ms, self._cursors[stream], "COUNT", count)
+            )
+            (reply,) = self._pipe.exchange([claim])
+            answer = self._checked(reply)
+            self._cursors[stream] = answer[0].decode()
+            entries = [self._entry(stream, *entry) for entry in answer[1] if entry[1] is not None]
+            if entries:
+                found += self._with_deliveries(stream, entries)
+        return found
+
+    def _with_deliveries(self, stream: str, entries: list[Entry]) -> list[Entry]:
+        bounds = ("XPENDING", stream, self._group, entries[0].id, entries[-1].id, 10 * len(entries), self._name)
+        (reply,) = self._pipe.exchange([pack(*bounds)])
+        deliveries = {row[0].decode(): int(row[3]) for row in self._checked(reply)}
+        return [Entry(stream, entry.id, entry.fields, deliveries.get(entry.id, 1)) for entry in entries]
+
+    def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """Be done with entries: they leave the group and the stream."""
+        if entries:
+            for reply in self._pipe.exchange([request for entry in entries for request in self.done(entry)]):
+                self._checked(reply)
+
+    def done(self, entry: Entry) -> tuple[bytes, bytes]:
+        """The requests that acknowledge an entry."""
+        return pack("XACK", entry.stream, self._group, entry.id), pack("XDEL", entry.stream, entry.id)
+
+    def bury(self, entry: Entry, failure: CopyriskError) -> None:
+        """Put an entry that fails again and again where people see it, and be done with it."""
+        letter = {
+            "stream": entry.stream,
+            "entry_id": entry.id,
+            "code": failure.code,
+            "reason": str(failure)[:_MESSAGE_CHARS],
+            "deliveries": str(entry.deliveries),
+            "fields": json.dumps(entry.fields),
+        }
+        for reply in self._pipe.exchange([add_request(keys.DEAD_LETTERS, letter), *self.done(entry)]):
+            self._checked(reply)
+
+    def _entry(self, stream: str, entry_id: bytes, words: Sequence[bytes]) -> Entry:
+        return Entry(stream, entry_id.decode(), texts(words))
+
+    def _checked(self, reply: Any) -> Any:
+        if not isinstance(reply, Exception):
+            return reply
+        failure = store_error(redis.ResponseError(str(reply)))
+        if str(reply).startswith("NOGROUP"):
+            failure.code = "no_group"
+        raise failure

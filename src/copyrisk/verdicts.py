@@ -1,0 +1,145 @@
+"""Jobs and their verdicts: a wave of commands and reports, held against what was read of their accounts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from copyrisk.commands import PLACING, Command, Report
+from copyrisk.decimals import parse_decimal
+from copyrisk.errors import CopyriskError, Refused, TryLater
+from copyrisk.execution import decide, judge_margin
+from copyrisk.fills import apply_report
+from copyrisk.keys import Account
+from copyrisk.records import Order, read_order
+from copyrisk.situation import Nothing, Outcome, Situation
+from copyrisk.store.appraisal import Appraiser
+from copyrisk.store.changes import Cause, parse_answer
+from copyrisk.store.functions import AccountRead
+
+_ACTIVE = ("1", "true", "active")
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A command that was answered before, and the event that answered it."""
+
+    event: dict[str, str]
+
+
+Verdict: TypeAlias = Outcome | Nothing | Repeated | CopyriskError
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A command or report on its way.
+
+    Attributes
+    ----------
+    read : AccountRead or None
+        What was read of its account, this time.
+    verdict : Verdict or None
+        What is to be done with it; a `CopyriskError` that is no `Refused` and no `Break` leaves it to be tried later.
+    """
+
+    cause: Cause
+    account: Account
+    order_id: str
+    work: Command | Report
+    read: AccountRead | None = None
+    verdict: Verdict | None = None
+    tries: int = 0
+
+    @property
+    def is_command(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return isinstance(self.work, Command)
+
+    @property
+    def places_order(self) -> bool:
+        """Whether it makes a new order."""
+        return isinstance(self.work, Command) and self.work.type in PLACING
+
+
+def repeated(job: Job, stored: str) -> Repeated | Refused:
+    """The verdict on a command whose key was answered before: the same command is answered the same."""
+    body, event = parse_answer(stored)
+    if body == job.cause.body:
+        return Repeated(event)
+    return Refused("another command had this idempotency key or order id", code="idempotency_conflict")
+
+
+def judge_wave(jobs: Sequence[Job], appraiser: Appraiser) -> None:
+    """Give each job that was read and has no verdict yet its verdict.
+
+    Raises
+    ------
+    StoreError, StoreUnavailable
+        The markets cannot be read; no job may be carried out.
+    """
+    orders: dict[Job, Order | None] = {}
+    for job in jobs:
+        if job.read is None or job.verdict is not None:
+            continue
+        if job.read.answer:
+            job.verdict = repeated(job, job.read.answer)
+            continue
+        try:
+            orders[job] = read_order(job.account, job.order_id, job.read.order, job.read.record or None)
+        except Refused as refusal:
+            job.verdict = _of_refusal(job, refusal)
+    if orders:
+        _judge(orders, appraiser)
+
+
+def _judge(orders: dict[Job, Order | None], appraiser: Appraiser) -> None:
+    reads = [job.read for job in orders if job.read is not None]
+    appraiser.lay_out(reads, [_symbol(job, order) for job, order in orders.items()])
+    candidates = []
+    for i, (job, order) in enumerate(orders.items()):
+        situation = _situation(i, reads[i], order, appraiser)
+        try:
+            work = job.work
+            outcome = decide(work, situation) if isinstance(work, Command) else apply_report(work, situation)
+        except CopyriskError as refusal:
+            job.verdict = _of_refusal(job, refusal)
+            continue
+        job.verdict = outcome
+        if isinstance(outcome, Outcome) and outcome.needs_margin:
+            candidates.append((i, job, outcome))
+    margins = appraiser.judge([(i, outcome.order) for i, _, outcome in candidates])
+    for (_, job, outcome), margin in zip(candidates, margins, strict=True):
+        try:
+            if margin.code not in ("ok", "insufficient_margin"):
+                raise Refused(margin.message, code=margin.code)
+            job.verdict = judge_margin(outcome.with_margin(margin.margin_usd), is_covered=margin.code == "ok")
+        except CopyriskError as refusal:
+            job.verdict = _of_refusal(job, refusal)
+
+
+def _of_refusal(job: Job, refusal: CopyriskError) -> CopyriskError:
+    """A command may be refused; a report never is: it is applied, late, or a break, now or later."""
+    if job.is_command and isinstance(refusal, TryLater):
+        return Refused(str(refusal), code=refusal.code)
+    if not job.is_command and isinstance(refusal, Refused):
+        return TryLater(str(refusal), code=refusal.code)
+    return refusal
+
+
+def _symbol(job: Job, order: Order | None) -> str:
+    if isinstance(job.work, Command) and job.places_order:
+        return job.work.symbol
+    return order.symbol if order else ""
+
+
+def _situation(i: int, read: AccountRead, order: Order | None, appraiser: Appraiser) -> Situation:
+    said = read.config
+    return Situation(
+        account=read.account,
+        now_ms=appraiser.now_ms,
+        balance=parse_decimal(said.get("wallet_balance")),
+        sending_orders=said.get("sending_orders"),
+        is_active=all(said.get(name, "1").strip().lower() in _ACTIVE for name in ("is_active", "status")),
+        order=order,
+        market=appraiser.market_of(i),
+        order_count=len(read.order_ids),
+    )

@@ -1,0 +1,186 @@
+"""The consumers of the order streams: commands, reports of the provider, and what other workers hand on.
+
+One loop, one wait: it blocks on its streams, carries out what came, and acknowledges last. Entries that others were
+handed and did not finish are taken over; entries that fail again and again are buried where people see them.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from copyrisk import crash, keys
+from copyrisk.commands import Kind, kind_of_command, kind_of_report, parse_command, parse_report
+from copyrisk.dispatch import Dispatcher, break_request
+from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, TryLater
+from copyrisk.fills import Break
+from copyrisk.store.changes import Cause, cause_of, cause_of_report, refusal_of
+from copyrisk.store.effects import Effects, add_request
+from copyrisk.store.pipe import Pipe
+from copyrisk.store.streams import Consumer, Entry
+from copyrisk.verdicts import Job
+
+log = structlog.get_logger(__name__)
+
+GROUP = "workers"
+_WAIT_MS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How workers go about it."""
+
+    batch: int = 100
+    retry_ms: int = 2_000
+    attempts: int = 20
+
+
+class Workers:
+    """One process's workers, of some kinds.
+
+    Parameters
+    ----------
+    read_pipe : Pipe
+        For waiting on the streams.
+    pipe : Pipe
+        For everything else.
+    """
+
+    def __init__(
+        self,
+        read_pipe: Pipe,
+        pipe: Pipe,
+        dispatcher: Dispatcher,
+        effects: Effects,
+        *,
+        kinds: Collection[Kind] = tuple(Kind),
+        options: WorkerOptions,
+    ) -> None:
+        self._pipe, self._dispatcher, self._effects = pipe, dispatcher, effects
+        self._kinds, self._options = frozenset(kinds), options
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        streams = (keys.COMMANDS, keys.REPORTS, *(keys.work(kind) for kind in sorted(kinds)))
+        self._consumer = Consumer(read_pipe, GROUP, name, streams)
+        self._swept_s = 0.0
+        self.handled = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; a store that fails is waited for."""
+        joined = False
+        while not stop.is_set():
+            try:
+                if not joined:
+                    self._consumer.join()
+                    joined = True
+                self.step(_WAIT_MS)
+            except StoreError as failure:
+                log.error("workers_wait", code=failure.code, reason=str(failure))
+                if failure.code == "functions_missing":
+                    raise  # whoever runs us loads them and starts anew
+                joined = False
+                stop.wait(self._options.retry_ms / 1000.0)
+
+    def step(self, wait_ms: int) -> int:
+        """Take what is there, waiting so long for the first entry, and carry it out; returns how many entries."""
+        entries = self._consumer.read(self._options.batch, wait_ms)
+        now_s = time.monotonic()
+        if now_s - self._swept_s > self._options.retry_ms / 1000.0:
+            self._swept_s = now_s
+            entries = self._consumer.take_over(self._options.retry_ms, self._options.batch) + entries
+        self._handle(entries)
+        self.handled += len(entries)
+        return len(entries)
+
+    def _handle(self, entries: Iterable[Entry]) -> None:
+        crash.reach("worker.taken")
+        jobs: dict[Job, Entry] = {}
+        done: list[Entry] = []
+        for entry in entries:
+            if entry.deliveries > self._options.attempts:
+                self._bury(entry, TryLater(f"handed out {entry.deliveries} times", code="too_many_attempts"))
+                continue
+            job = self._job(entry)
+            if job is None:
+                done.append(entry)
+            else:
+                jobs[job] = entry
+        self._dispatcher.carry_out(list(jobs))
+        for job, entry in jobs.items():
+            if isinstance(job.verdict, Break):
+                self._set_aside(job.verdict, entry)
+            if isinstance(job.verdict, TryLater):
+                self._not_done(entry, job.verdict)
+            else:
+                done.append(entry)
+        self._consumer.acknowledge(done)
+        crash.reach("worker.acknowledged")
+
+    def _job(self, entry: Entry) -> Job | None:
+        """The job of an entry; `None` if there is none: it is no sense, or handed on."""
+        is_report = entry.stream == keys.REPORTS or entry.fields.get("_stream") == keys.REPORTS
+        try:
+            job, kind = _report_job(entry) if is_report else _command_job(entry)
+        except (InvalidId, Refused) as fault:
+            if is_report:
+                self._set_aside(Break(str(fault), code=fault.code), entry)
+            else:
+                self._refuse(entry, fault)
+            return None
+        if kind in self._kinds:
+            return job
+        self._exchange(add_request(keys.work(kind), {"_stream": entry.stream, "_id": entry.id, **entry.fields}))
+        return None
+
+    def _refuse(self, entry: Entry, fault: CopyriskError) -> None:
+        """Answer a command that is not well formed; it has no account that could remember it."""
+        said = {name: entry.fields.get(name, "")[:128] for name in ("type", "user_type", "user_id", "order_id")}
+        event = said | {
+            "idempotency_key": entry.fields.get("idempotency_key", "")[:128],
+            "command_id": entry.id,
+            "ts": str(time.time_ns() // 1_000_000),
+        }
+        log.warning("command_refused", code=fault.code, reason=str(fault), entry=entry.id)
+        self._exchange(self._effects.event_request(refusal_of(event, fault.code, str(fault))))
+
+    def _set_aside(self, failure: Break, entry: Entry) -> None:
+        log.critical("report_contradicts_books", code=failure.code, reason=str(failure), entry=entry.id)
+        self._exchange(break_request(failure, entry.fields))
+
+    def _not_done(self, entry: Entry, failure: TryLater) -> None:
+        log.warning("try_later", code=failure.code, reason=str(failure), entry=entry.id, deliveries=entry.deliveries)
+        if entry.deliveries >= self._options.attempts:
+            self._bury(entry, failure)
+
+    def _bury(self, entry: Entry, failure: CopyriskError) -> None:
+        log.critical("dead_letter", code=failure.code, reason=str(failure), stream=entry.stream, entry=entry.id)
+        self._consumer.bury(entry, failure)
+
+    def _exchange(self, *requests: bytes) -> None:
+        for reply in self._pipe.exchange(requests):
+            if isinstance(reply, Exception):
+                raise StoreError(f"the server refused: {reply}")
+
+
+def _command_job(entry: Entry) -> tuple[Job, Kind]:
+    command = parse_command(_id_of(entry), _said(entry))
+    return Job(cause_of(command), command.account, command.order_id, command), kind_of_command(command)
+
+
+def _report_job(entry: Entry) -> tuple[Job, Kind]:
+    report = parse_report(_said(entry))
+    cause: Cause = cause_of_report(_id_of(entry), report)
+    return Job(cause, report.account, report.order_id, report), kind_of_report(report)
+
+
+def _said(entry: Entry) -> dict[str, str]:
+    return {name: value for name, value in entry.fields.items() if not name.startswith("_")}
+
+
+def _id_of(entry: Entry) -> str:
+    """The id under which it first arrived, whoever handed it on."""
+    return entry.fields.get("_id", entry.id)
