@@ -1,4 +1,4 @@
-"""`copyrisk-run`: the daemon, its single tick, its check and its demo."""
+"""`copyrisk-run`: the daemon, its single tick, its check and its demo; the other processes; looking into the store."""
 
 import argparse
 import os
@@ -16,13 +16,17 @@ from rich.console import Console
 
 from copyrisk import __version__
 from copyrisk.book import Book
+from copyrisk.commands import Kind
 from copyrisk.demo.run import DemoOptions, run_demo
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine, TickReport
 from copyrisk.errors import ConfigError, CopyriskError
 from copyrisk.log import configure_logging
+from copyrisk.roles import ROLES, parse_kinds, run_monitors, run_workers
 from copyrisk.settings import Settings, load_settings
 from copyrisk.store.connection import check_server, connect
+from copyrisk.store.letters import list_letters, replay
+from copyrisk.store.pipe import Pipe
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors are one line on stderr, never a traceback."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.only is not None and options.role != "workers":
+        parser.error("--only goes with --role workers")
     demo_only = {"--accounts": options.accounts, "--replay": options.replay, "--speed": options.speed}
     given = [flag for flag, value in demo_only.items() if value is not None]
     if given and not options.demo:
@@ -46,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _check(settings)
         if options.demo:
             return _demo(settings, options, stop)
+        if options.command == "dead-letters":
+            return _dead_letters(settings, options)
         with _server(settings) as url:
+            if options.role != "daemon":
+                return _role(settings, url, options, stop)
             return _daemon(settings, url, stop, once=options.once, ticks=options.ticks)
     except CopyriskError as failure:
         print(f"copyrisk-run: {failure} [{failure.code}]", file=sys.stderr)
@@ -66,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--redis", metavar="URL", help="redis://, rediss:// or unix:// (default: a bundled server)")
     parser.add_argument("--tick-ms", type=int, metavar="MS", help="length of a tick (default 200)")
     parser.add_argument("--ticks", type=_count, metavar="N", help="end after N ticks")
+    parser.add_argument("--role", choices=ROLES, default="daemon", help="which process to be (default: the daemon)")
+    parser.add_argument("--only", metavar="WORK,...", help=f"with --role workers: some of {', '.join(Kind)}")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--once", action="store_true", help="one full tick over everything, then end")
     what.add_argument("--check", action="store_true", help="check settings and server, say what is wrong, and end")
@@ -74,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--accounts", type=_count, metavar="N", help="accounts to seed (default 1000)")
     demo.add_argument("--replay", type=Path, metavar="FILE", help="play the quotes of an .npz file")
     demo.add_argument("--speed", type=_speed, metavar="X", help="times as fast as real time (default 1)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    letters = commands.add_parser("dead-letters", help="entries that failed again and again")
+    letters.add_argument("action", choices=("list", "replay"))
+    letters.add_argument("ids", nargs="*", metavar="ID", help="which to replay; 'all' for all of them")
     return parser
 
 
@@ -139,6 +155,35 @@ def _check(settings: Settings) -> int:
         info = check_server(_client(settings, url))
     print(f"settings: ok, tick {settings.tick.period_ms} ms")
     print(f"server: ok, {info}")
+    return EXIT_OK
+
+
+def _role(settings: Settings, url: str, options: argparse.Namespace, stop: threading.Event) -> int:
+    client = _client(settings, url)
+    log.info("started", role=options.role, server=str(check_server(client)))
+    if options.role == "workers":
+        run_workers(client, settings, parse_kinds(options.only), stop)
+    else:
+        run_monitors(client, settings, stop)
+    return EXIT_OK
+
+
+def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
+    if settings.redis.url is None:
+        raise ConfigError("dead letters lie on a server: say which with --redis")
+    pipe = Pipe(_client(settings, settings.redis.url))
+    letters = list_letters(pipe)
+    if options.action == "list":
+        for letter in letters:
+            print(f"{letter.id}  {letter.stream} {letter.entry_id}  {letter.code}: {letter.reason}")
+            print("    " + " ".join(f"{name}={value}" for name, value in letter.fields.items()))
+        print(f"{len(letters)} dead letters")
+        return EXIT_OK
+    if not options.ids:
+        raise ConfigError("say which to replay: ids, or 'all'")
+    for letter_id in [letter.id for letter in letters] if options.ids == ["all"] else options.ids:
+        letter = replay(pipe, letter_id)
+        print(f"{letter_id} put back into {letter.stream}")
     return EXIT_OK
 
 

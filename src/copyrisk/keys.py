@@ -227,6 +227,11 @@ def work(kind: str) -> str:
     return f"copyrisk:work:{kind}"
 
 
+def is_own_stream(name: str) -> bool:
+    """Whether entries may be put into a stream of this name: those of the workers, the gateway and the database."""
+    return name in (COMMANDS, REPORTS, REQUESTS, HISTORY) or name.startswith(work(""))
+
+
 def ledger(account: Account) -> str:
     """Hash: the account's `version`, which every change raises, and `reserved_usd`."""
     return OWN.of(account) + "ledger"
@@ -255,3 +260,8 @@ def outbox(account: Account) -> str:
 def holder_versions(symbol: str, user_type: AccountType) -> str:
     """Hash: by `T:U`, the account version that `symbol_holders` reflects; in the slot of that set."""
     return f"copyrisk:{{{symbol_holders(symbol, user_type)}}}"
+
+
+def finished_request(request_id: str) -> str:
+    """String: the final report of a request to the provider, kept for a while."""
+    return f"copyrisk:finished:{request_id}"

@@ -22,6 +22,7 @@ def flow_of(order: Order, situation: Situation) -> Flow:
 def step(
     event: Event, before: Order | None, order: Order, *, booking: Booking | None = None, needs_margin: bool = False
 ) -> Outcome:
+    """The outcome of an event; `Refused` (`order_busy`) if it does not happen in the order's state."""
     state = next_state(order.state, event)
     if state is None:
         raise Refused(f"the order is {order.state}", code="order_busy")

@@ -5,6 +5,7 @@ handed and did not finish are taken over; entries that fail again and again are 
 """
 
 import os
+import re
 import secrets
 import socket
 import threading
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 GROUP = "workers"
 _WAIT_MS = 500
+_FIELDS_LIMIT, _FIELD_CHARS = 64, 1_024
+_ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,10 @@ class Workers:
 
     def _job(self, entry: Entry) -> Job | None:
         """The job of an entry; `None` if there is none: it is no sense, or handed on."""
-        is_report = entry.stream == keys.REPORTS or entry.fields.get("_stream") == keys.REPORTS
+        is_handed_on = entry.stream not in (keys.COMMANDS, keys.REPORTS)
+        is_report = (entry.fields.get("_stream", "") if is_handed_on else entry.stream) == keys.REPORTS
         try:
+            _check_size(entry)
             job, kind = _report_job(entry) if is_report else _command_job(entry)
         except (InvalidId, Refused) as fault:
             if is_report:
@@ -182,5 +187,12 @@ def _said(entry: Entry) -> dict[str, str]:
 
 
 def _id_of(entry: Entry) -> str:
-    """The id under which it first arrived, whoever handed it on."""
-    return entry.fields.get("_id", entry.id)
+    """The id under which it first arrived, whoever handed it on or put it back."""
+    first = entry.fields.get("_id", "")
+    return first if _ENTRY_ID.fullmatch(first) else entry.id
+
+
+def _check_size(entry: Entry) -> None:
+    longest = max(map(len, (*entry.fields, *entry.fields.values())), default=0)
+    if len(entry.fields) > _FIELDS_LIMIT or longest > _FIELD_CHARS:
+        raise Refused(f"more than {_FIELDS_LIMIT} fields, or one of more than {_FIELD_CHARS}", code="entry_too_large")
