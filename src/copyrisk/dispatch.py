@@ -7,7 +7,7 @@ follow waits in the account's outbox.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -20,6 +20,7 @@ from copyrisk.situation import Nothing, Outcome
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.changes import ANSWER_KEEP_MS, change_of, event_of, refusal_answer, refusal_of
 from copyrisk.store.effects import Effects, Waiting, add_request
+from copyrisk.store.filler import Filler
 from copyrisk.store.functions import (
     Change,
     change_request,
@@ -41,18 +42,10 @@ _MISSING = "account_missing"
 
 
 class Dispatcher:
-    """Carries out jobs.
+    """Carries out jobs."""
 
-    Parameters
-    ----------
-    fill : callable
-        Told an account that the store does not know; puts it there if it is known elsewhere, and says whether it did.
-    """
-
-    def __init__(
-        self, pipe: Pipe, appraiser: Appraiser, effects: Effects, fill: Callable[[Account], bool] = lambda _: False
-    ) -> None:
-        self._pipe, self._appraiser, self._effects, self._fill = pipe, appraiser, effects, fill
+    def __init__(self, pipe: Pipe, appraiser: Appraiser, effects: Effects, filler: Filler) -> None:
+        self._pipe, self._appraiser, self._effects, self._filler = pipe, appraiser, effects, filler
 
     def carry_out(self, jobs: Sequence[Job]) -> None:
         """Do them all, those of one account one after the other.
@@ -114,7 +107,7 @@ class Dispatcher:
         job.read = parse_read(job.account, reply)
         if job.read.config or job.read.order_ids or job.read.record:
             return
-        if self._fill(job.account):
+        if self._filler.account(job.account):
             (again,) = self._pipe.exchange([_read_request(job)])
             _check(again)
             job.read = parse_read(job.account, again)

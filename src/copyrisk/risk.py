@@ -24,7 +24,7 @@ from copyrisk.errors import ShapeError, is_known, reason_name
 from copyrisk.layout import Rows
 from copyrisk.terms import CalcStatus, RateSide
 
-_CONVERSION_SIDE = {
+CONVERSION_SIDES = {
     RateSide.ASK: ConversionSide.CONVERT_ASK,
     RateSide.SIDE: ConversionSide.CONVERT_WORSE,
     RateSide.MID: ConversionSide.CONVERT_MID,
@@ -47,7 +47,7 @@ class Valuer:
 
     def __init__(self, book: Book) -> None:
         self._book = book
-        self._side = _CONVERSION_SIDE[book.rules.rate_side]
+        self._side = CONVERSION_SIDES[book.rules.rate_side]
         self._rates: Rows = np.zeros(0, layout.LEG_RATE)
         self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._suspects: npt.NDArray[np.int32] = np.zeros(0, np.int32)

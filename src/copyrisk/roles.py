@@ -1,7 +1,7 @@
 """The processes besides the daemon, put together from settings: workers, monitors."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import redis
 import structlog
@@ -9,12 +9,13 @@ import structlog
 from copyrisk.commands import Kind
 from copyrisk.dispatch import Dispatcher
 from copyrisk.errors import ConfigError, StoreError
-from copyrisk.keys import Account
 from copyrisk.monitors import Monitor
 from copyrisk.settings import Settings
 from copyrisk.store import functions
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.effects import Effects
+from copyrisk.store.filler import Filler
+from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
 from copyrisk.workers import Workers
 
@@ -50,9 +51,10 @@ def make_workers(client: redis.Redis, settings: Settings, kinds: Collection[Kind
     functions.load(client)
     pipe = Pipe(client)
     effects = Effects(pipe, events_limit=settings.orders.events_limit, keeps_history=False)
-    appraiser = Appraiser(pipe, settings.rules(), settings.hours(), settings.lots())
-    fill: Callable[[Account], bool] = lambda _: False  # noqa: E731
-    dispatcher = Dispatcher(pipe, appraiser, effects, fill)
+    filler = Filler(pipe, None)
+    markets = Markets(pipe, filler, settings.rules(), settings.hours(), settings.lots())
+    appraiser = Appraiser(markets, settings.rules())
+    dispatcher = Dispatcher(pipe, appraiser, effects, filler)
     return Workers(Pipe(client), pipe, dispatcher, effects, kinds=kinds, options=settings.worker_options())
 
 
