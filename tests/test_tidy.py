@@ -16,7 +16,7 @@ HOUSE = (
     "rules market book risk hours pricing conditions flow",
     "orders commands records situation steps placing execution fills",
     "store.connection store.pipe store.link store.notices store.reads store.terms store.finder store.mirror",
-    "store.portfolios store.functions store.texts store.appraisal store.changes store.effects store.streams store.letters store.watch",
+    "store.portfolios store.functions store.texts store.filler store.markets store.appraisal store.changes store.effects store.streams store.letters store.watch",
     "engine verdicts dispatch workers monitors",
     "sections settings roles log _launcher embedded",
     "demo.market demo.feed demo.seed demo.view demo.run",

@@ -22,6 +22,7 @@ from copyrisk.store.changes import ANSWER_KEEP_MS, change_of, event_of, refusal_
 from copyrisk.store.effects import Effects, Waiting, add_request
 from copyrisk.store.filler import Filler
 from copyrisk.store.functions import (
+    KEY_UNUSABLE,
     Change,
     change_request,
     claim_request,
@@ -67,17 +68,20 @@ class Dispatcher:
 
     def _wave(self, jobs: list[Job]) -> list[Job]:
         """Do one job each of some accounts; returns all but those that must be decided anew."""
-        waiting = self._read(jobs)
+        left = self._read(jobs)
         judge_wave(jobs, self._appraiser)
         crash.reach("worker.decided")
-        changes = self._change(jobs, waiting)
+        made = self._change(jobs)
         crash.reach("worker.changed")
         events = [event for job in jobs if (event := self._event(job))]
         for reply in self._pipe.exchange([self._effects.event_request(event) for event in events]):
             _check(reply)
-        self._effects.deliver(waiting)
+        failed = self._effects.deliver([*left, *made.values()])
+        for job, waiting in made.items():
+            if waiting.entry_id in failed:
+                job.verdict = TryLater("not all that follows could be brought about", code="effects_failed")
         crash.reach("worker.delivered")
-        return [job for job in jobs if job not in changes or job.verdict is not None]
+        return [job for job in jobs if job.verdict is not None]
 
     # ---- reading
 
@@ -90,26 +94,24 @@ class Dispatcher:
         for job, reply in zip(jobs, replies, strict=False):
             self._take(job, reply)
         for job, reply in zip(placing, replies[len(jobs) :], strict=True):
-            _check(reply)
-            if reply == b"other" and job.verdict is None:
+            if not _is_unusable(reply) and reply != b"other":
+                continue
+            if job.verdict is None:
                 job.verdict = Refused(f"order id {job.order_id} is taken", code="order_exists")
         left = [job.account for job in jobs if job.read is not None and job.read.outbox_count]
         return self._effects.read_outboxes(left)
 
     def _take(self, job: Job, reply: Any) -> None:
         job.read = job.verdict = None
-        failure = refused(reply)
-        if failure is not None:
-            if failure.code == "functions_missing":
-                raise failure
-            job.verdict = TryLater(f"the account cannot be read: {failure}", code="account_unreadable")
+        if _is_unusable(reply):
+            job.verdict = TryLater(f"the account cannot be read: {reply}", code="account_unreadable")
             return
         job.read = parse_read(job.account, reply)
         if job.read.config or job.read.order_ids or job.read.record:
             return
         if self._filler.account(job.account):
             (again,) = self._pipe.exchange([_read_request(job)])
-            _check(again)
+            _check(again)  # it was readable a moment ago
             job.read = parse_read(job.account, again)
         else:
             nobody = "there is no such account"
@@ -117,11 +119,12 @@ class Dispatcher:
 
     # ---- changing
 
-    def _change(self, jobs: list[Job], waiting: list[Waiting]) -> dict[Job, Change]:
-        """Store every verdict; what follows from the changes is added to `waiting`.
+    def _change(self, jobs: list[Job]) -> dict[Job, Waiting]:
+        """Store every verdict; returns what follows from the changes.
 
         The verdict of a job whose account was not as it was read is taken back.
         """
+        made: dict[Job, Waiting] = {}
         changes: dict[Job, Change] = {}
         requests: dict[Job, bytes] = {}
         for job in jobs:
@@ -131,15 +134,17 @@ class Dispatcher:
             elif (note := self._note(job)) is not None:
                 requests[job] = note
         for job, reply in zip(requests, self._pipe.exchange(list(requests.values())), strict=True):
-            _check(reply)
+            if _is_unusable(reply):
+                job.verdict = TryLater(f"the account cannot be changed: {reply}", code="account_unreadable")
+                continue
             answer = text(reply[0])
             if answer == "repeated":
                 job.verdict = repeated(job, text(reply[1]))
             elif answer in ("changed", "late"):
                 self._take_back(job, answer)
             elif job in changes:
-                waiting.append(Waiting(job.account, reply[1], changes[job].follows))
-        return changes
+                made[job] = Waiting(job.account, reply[1], changes[job].follows)
+        return made
 
     def _take_back(self, job: Job, answer: str) -> None:
         job.tries += 1
@@ -178,6 +183,14 @@ def break_request(failure: Break, fields: dict[str, str]) -> bytes:
 
 def _read_request(job: Job) -> bytes:
     return read_request(job.account, job.order_id, job.cause.answer_key or "-")
+
+
+def _is_unusable(reply: Any) -> bool:
+    """Whether a key of one account cannot be used; any other refusal is raised."""
+    failure = refused(reply)
+    if failure is not None and failure.code != KEY_UNUSABLE:
+        raise failure
+    return failure is not None
 
 
 def _check(reply: Any) -> None:

@@ -108,6 +108,8 @@ def close_position(order: Order, lots: Decimal, situation: Situation, reason: st
         # Whether the provider trades now is for the provider to say.
         return sent(Event.CLOSE_SENT, order, replace(order, reason=reason), "close", lots=lots)
     price = market.closing_price(is_buy=order.order_type.is_buy)
+    if situation.balance is None:
+        raise Refused("the account's balance cannot be read", code="wallet_balance_invalid")
     closed, booking = settle(order, market, lots, price)
     event = Event.CLOSED if closed.quantity == 0 else Event.CLOSED_IN_PART
     return step(event, order, replace(closed, reason=reason), booking=booking)

@@ -34,6 +34,8 @@ REPORTS = "copyrisk:reports"
 HISTORY = "copyrisk:history"
 #: Stream: reports that contradict our books; nothing was done about them.
 BREAKS = "copyrisk:breaks"
+#: Stream: dead letters of commands and reports that were put back.
+REPLAYED = "copyrisk:replayed"
 #: Stream: entries that failed again and again, with the reason.
 DEAD_LETTERS = "copyrisk:dead_letters"
 #: Hash: requests without a final report, by request id.
@@ -229,7 +231,7 @@ def work(kind: str) -> str:
 
 def is_own_stream(name: str) -> bool:
     """Whether entries may be put into a stream of this name: those of the workers, the gateway and the database."""
-    return name in (COMMANDS, REPORTS, REQUESTS, HISTORY) or name.startswith(work(""))
+    return name in (COMMANDS, REPORTS, REPLAYED, REQUESTS, HISTORY) or name.startswith(work(""))
 
 
 def ledger(account: Account) -> str:

@@ -182,9 +182,9 @@ class Monitor:
     def _ensure_symbols(self, symbols: Iterable[str]) -> None:
         """Whose hours a symbol follows: that of its type in the `Standard` group."""
         new = [symbol for symbol in symbols if self._market.quotes[self._market.ensure_quote(symbol)]["ts_ms"] < 0]
-        replies = self._exchange([pack("HGET", keys.group(keys.STANDARD_GROUP, symbol), "type") for symbol in new])
-        for symbol, reply in zip(new, replies, strict=True):
-            kind = parse_decimal(text(reply))
+        asked = [pack("HGET", keys.group(keys.STANDARD_GROUP, symbol), "type") for symbol in new]
+        for symbol, reply in zip(new, self._pipe.exchange(asked), strict=True):
+            kind = None if isinstance(reply, Exception) else parse_decimal(text(reply))
             is_known = kind is not None and kind in fields.INSTRUMENT_TYPES
             self._market.set_type(InstrumentKey(keys.STANDARD_GROUP, symbol), int(kind) if kind and is_known else 0)
 
@@ -245,15 +245,17 @@ class Monitor:
         if not rows:
             return []
         wanted = (fields.CALC_STATUS, fields.EQUITY, fields.USED_MARGIN_ALL)
-        (ts, *replies) = self._exchange(
+        (ts, *replies) = self._pipe.exchange(
             [pack("HGET", keys.TICK, fields.TS)]
             + [pack("HMGET", keys.portfolio(self._watched[row].account), *wanted) for row in rows]
         )
-        ticked = parse_decimal(text(ts))
+        ticked = None if isinstance(ts, Exception) else parse_decimal(text(ts))
         if ticked is None or time.time_ns() // 1_000_000 - int(ticked) > self._options.portfolio_max_age_ms:
             return []
         found = []
         for row, reply in zip(rows, replies, strict=True):
+            if isinstance(reply, Exception):
+                continue
             status, equity, used = (text(value) for value in reply)
             has, uses = parse_decimal(equity), parse_decimal(used)
             if status != CalcStatus.OK or has is None or uses is None:
@@ -290,6 +292,8 @@ def _watched(order_id: bytes, reply: Any) -> Watched | None:
         }
         if any((parse_decimal(price) or 0) <= 0 for price in prices.values()):
             raise ValueError("a price that is none")
+        if Trigger.PENDING in prices and order_type not in _PENDING:
+            raise ValueError(f"a pending price of a {order_type}")
     except (CopyriskError, ValueError) as fault:
         log.error("triggers_not_watched", order=text(order_id)[:_ORDER_TEXT], reason=str(fault))
         return None

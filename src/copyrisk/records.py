@@ -192,13 +192,11 @@ def read_order(account: Account, order_id: str, stored: Mapping[str, str], recor
     Refused
         `order_unreadable`: one of its fields is not of its grammar. Nothing can be decided about it.
     """
-    known = json.loads(record) if record else {}
-    said = stored or known.get("last")
-    if not said:
-        return None
     try:
-        return _order(account, order_id, said, known, is_stored=bool(stored))
-    except (KeyError, ValueError, InvalidId) as fault:
+        known = json.loads(record) if record else {}
+        said = stored or known.get("last")
+        return _order(account, order_id, said, known, is_stored=bool(stored)) if said else None
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, InvalidId) as fault:
         raise Refused(f"order {order_id} cannot be read: {fault}", code="order_unreadable") from None
 
 

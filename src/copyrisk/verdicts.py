@@ -62,7 +62,10 @@ class Job:
 
 def repeated(job: Job, stored: str) -> Repeated | Refused:
     """The verdict on a command whose key was answered before: the same command is answered the same."""
-    body, event = parse_answer(stored)
+    try:
+        body, event = parse_answer(stored)
+    except Refused as unreadable:
+        return unreadable
     if body == job.cause.body:
         return Repeated(event)
     return Refused("another command had this idempotency key or order id", code="idempotency_conflict")
@@ -118,7 +121,7 @@ def _judge(orders: dict[Job, Order | None], appraiser: Appraiser) -> None:
 
 def _of_refusal(job: Job, refusal: CopyriskError) -> CopyriskError:
     """A command may be refused; a report never is: it is applied, late, or a break, now or later."""
-    if job.is_command and isinstance(refusal, TryLater):
+    if job.is_command and not isinstance(refusal, Refused):  # not possible now, or in no flow: the client is told
         return Refused(str(refusal), code=refusal.code)
     if not job.is_command and isinstance(refusal, Refused):
         return TryLater(str(refusal), code=refusal.code)

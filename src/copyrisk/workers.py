@@ -67,7 +67,7 @@ class Workers:
         self._pipe, self._dispatcher, self._effects = pipe, dispatcher, effects
         self._kinds, self._options = frozenset(kinds), options
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        streams = (keys.COMMANDS, keys.REPORTS, *(keys.work(kind) for kind in sorted(kinds)))
+        streams = (keys.COMMANDS, keys.REPORTS, keys.REPLAYED, *(keys.work(kind) for kind in sorted(kinds)))
         self._consumer = Consumer(read_pipe, GROUP, name, streams)
         self._swept_s = 0.0
         self.handled = 0
@@ -112,7 +112,7 @@ class Workers:
                 done.append(entry)
             else:
                 jobs[job] = entry
-        self._dispatcher.carry_out(list(jobs))
+        self._carry_out(list(jobs))
         for job, entry in jobs.items():
             if isinstance(job.verdict, Break):
                 self._set_aside(job.verdict, entry)
@@ -123,10 +123,23 @@ class Workers:
         self._consumer.acknowledge(done)
         crash.reach("worker.acknowledged")
 
+    def _carry_out(self, jobs: list[Job]) -> None:
+        """Carry out jobs; if something about them fails, one by one, so that none suffers for another."""
+        try:
+            self._dispatcher.carry_out(jobs)
+        except StoreError:
+            raise
+        except Exception as fault:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._carry_out([job])
+                return
+            log.exception("job_failed", account=str(jobs[0].account), order=jobs[0].order_id)
+            jobs[0].verdict = TryLater(f"{type(fault).__name__}: {fault}", code="job_failed")
+
     def _job(self, entry: Entry) -> Job | None:
         """The job of an entry; `None` if there is none: it is no sense, or handed on."""
-        is_handed_on = entry.stream not in (keys.COMMANDS, keys.REPORTS)
-        is_report = (entry.fields.get("_stream", "") if is_handed_on else entry.stream) == keys.REPORTS
+        is_report = _origin(entry) == keys.REPORTS
         try:
             _check_size(entry)
             job, kind = _report_job(entry) if is_report else _command_job(entry)
@@ -138,7 +151,8 @@ class Workers:
             return None
         if kind in self._kinds:
             return job
-        self._exchange(add_request(keys.work(kind), {"_stream": entry.stream, "_id": entry.id, **entry.fields}))
+        origin = {"_stream": keys.REPORTS if is_report else keys.COMMANDS, "_id": _id_of(entry)}
+        self._exchange(add_request(keys.work(kind), _said(entry) | origin))
         return None
 
     def _refuse(self, entry: Entry, fault: CopyriskError) -> None:
@@ -186,10 +200,16 @@ def _said(entry: Entry) -> dict[str, str]:
     return {name: value for name, value in entry.fields.items() if not name.startswith("_")}
 
 
+def _origin(entry: Entry) -> str:
+    """The stream in which it first arrived; only what workers wrote themselves may say another than its own."""
+    is_ours = entry.stream not in (keys.COMMANDS, keys.REPORTS)
+    return entry.fields.get("_stream", "") if is_ours else entry.stream
+
+
 def _id_of(entry: Entry) -> str:
-    """The id under which it first arrived, whoever handed it on or put it back."""
+    """The id under which it first arrived there, whoever handed it on or put it back."""
     first = entry.fields.get("_id", "")
-    return first if _ENTRY_ID.fullmatch(first) else entry.id
+    return first if entry.stream != _origin(entry) and _ENTRY_ID.fullmatch(first) else entry.id
 
 
 def _check_size(entry: Entry) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from copyrisk.commands import Command, Report
-from copyrisk.decimals import ZERO, money_text, parse_decimal
+from copyrisk.decimals import money_text, parse_decimal
+from copyrisk.errors import Refused
 from copyrisk.keys import Account
 from copyrisk.orders import FINISHED, HOLDING_LOTS, State
 from copyrisk.records import OPTIONAL_FIELDS, Order, order_fields, record_text, result_fields
@@ -18,6 +19,7 @@ DAY_MS = 86_400_000
 ANSWER_KEEP_MS, RECORD_KEEP_MS = 7 * DAY_MS, 30 * DAY_MS
 #: How old, by the server's clock, what was read may be when a change rests on it.
 DECISION_MS = 2_000
+_VERSION_DIGITS = 15  # of epoch ms there are 13; the server's numbers are exact to 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def cause_of_report(entry_id: str, report: Report) -> Cause:
 
 def next_version(read: AccountRead) -> int:
     """The version after a change; the first is the server's clock, so that a lost ledger begins above its end."""
-    return max(int(read.version) + 1, 1) if read.version.isdecimal() else read.time_ms
+    is_number = read.version.isascii() and read.version.isdecimal() and len(read.version) <= _VERSION_DIGITS
+    return int(read.version) + 1 if is_number else read.time_ms
 
 
 def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
@@ -67,7 +70,7 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
         "order": json.dumps(order_fields(order) | result_fields(order), separators=(",", ":")),
     }
     balance = _balance_after(read, outcome)
-    reserved = (parse_decimal(read.reserved_usd or "0") or ZERO) + outcome.reserved_change_usd
+    reserved = parse_decimal(read.reserved_usd or "0")
     stored = {} if is_finished else order_fields(order)
     return Change(
         read=read,
@@ -75,7 +78,8 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
         deadline_ms=read.time_ms + DECISION_MS,
         version=version,
         balance=balance,
-        reserved_usd=money_text(reserved),
+        # What cannot be read stays as it is: the account opens nothing until somebody puts it right.
+        reserved_usd=read.reserved_usd if reserved is None else money_text(reserved + outcome.reserved_change_usd),
         order=stored,
         absent=[name for name in OPTIONAL_FIELDS if name not in stored],
         record=record_text(order),
@@ -126,8 +130,11 @@ def refusal_answer(cause: Cause, event: Mapping[str, str]) -> str:
 
 def parse_answer(stored: str) -> tuple[str, dict[str, str]]:
     """Digest of the command that was answered, and the event that answered it."""
-    found = json.loads(stored)
-    return found["body"], found["event"]
+    try:
+        found = json.loads(stored)
+        return found["body"], dict(found["event"])
+    except (LookupError, ValueError, TypeError) as fault:
+        raise Refused(f"what the command was answered cannot be read: {fault}", code="answer_unreadable") from None
 
 
 def _follows(

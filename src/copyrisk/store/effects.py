@@ -4,12 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import structlog
+
 from copyrisk import keys
-from copyrisk.errors import StoreError
 from copyrisk.keys import Account
 from copyrisk.store.changes import DAY_MS
-from copyrisk.store.functions import hold_request, put_request, refused, texts
+from copyrisk.store.functions import KEY_UNUSABLE, hold_request, put_request, refused, text, texts
 from copyrisk.store.pipe import Pipe, pack
+
+log = structlog.get_logger(__name__)
 
 _FINISHED_KEEP_MS = 30 * DAY_MS
 _UNTRIGGERED_KEEP_MS = 600_000
@@ -47,25 +50,41 @@ class Effects:
         replies = self._pipe.exchange([pack("XRANGE", keys.outbox(account), "-", "+") for account in accounts])
         found = []
         for account, reply in zip(accounts, replies, strict=True):
-            _check(reply)
+            if _fails(reply):
+                continue
             for entry_id, words in reply:
-                found.append(Waiting(account, entry_id, json.loads(texts(words)["entry"])))
+                try:
+                    waiting = Waiting(account, entry_id, json.loads(texts(words)["entry"]))
+                    self._requests(waiting)
+                    found.append(waiting)
+                except (LookupError, ValueError, TypeError, AttributeError) as fault:
+                    log.critical("outbox_unreadable", account=str(account), entry=text(entry_id), reason=repr(fault))
         return found
 
-    def deliver(self, waiting: Sequence[Waiting]) -> None:
+    def deliver(self, waiting: Sequence[Waiting]) -> set[bytes]:
         """Bring about what these entries say, then take them out of their outboxes.
+
+        Returns
+        -------
+        set of bytes
+            Ids of entries of which something could not be brought about; they stay where they are.
 
         Raises
         ------
         StoreError, StoreUnavailable
             Some may have been brought about and will be again; none is lost.
         """
-        if not waiting:
-            return
-        for reply in self._pipe.exchange([request for one in waiting for request in self._requests(one)]):
-            _check(reply)
-        for reply in self._pipe.exchange([pack("XDEL", keys.outbox(one.account), one.entry_id) for one in waiting]):
-            _check(reply)
+        requests = [self._requests(one) for one in waiting]
+        replies = iter(self._pipe.exchange([request for of_one in requests for request in of_one]))
+        failed = {
+            one.entry_id
+            for one, of_one in zip(waiting, requests, strict=True)
+            if any([_fails(next(replies)) for _ in of_one])  # noqa: C419  # each has its reply, whatever came before
+        }
+        done = [one for one in waiting if one.entry_id not in failed]
+        for reply in self._pipe.exchange([pack("XDEL", keys.outbox(one.account), one.entry_id) for one in done]):
+            _fails(reply)
+        return failed
 
     def _requests(self, one: Waiting) -> list[bytes]:
         follows, version = one.follows, int(one.follows["version"])
@@ -121,7 +140,12 @@ def add_request(stream: str, said: Mapping[str, str], *, limit: int | None = Non
     return pack("XADD", stream, *bound, "*", *words)
 
 
-def _check(reply: Any) -> None:
-    failure: StoreError | None = refused(reply)
-    if failure is not None:
+def _fails(reply: Any) -> bool:
+    """Whether a key cannot be used; any other refusal is raised."""
+    failure = refused(reply)
+    if failure is None:
+        return False
+    if failure.code != KEY_UNUSABLE:
         raise failure
+    log.error("effect_failed", reason=str(failure))
+    return True

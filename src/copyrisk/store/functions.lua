@@ -87,6 +87,9 @@ local function change(keys, args)
   if now_ms() > tonumber(args[2]) then
     return { 'late' }
   end
+  -- Keys of a wrong type fail here, before anything is written; the others have been read above.
+  redis.call('XLEN', keys[7])
+  redis.call('XLEN', keys[8])
   redis.call('HSET', keys[3], 'version', args[10], 'reserved_usd', args[12])
   if args[11] ~= '' then
     redis.call('HSET', keys[1], 'wallet_balance', args[11])
@@ -121,6 +124,7 @@ local function note(keys, args)
     if answered then
       return { 'repeated', answered }
     end
+    redis.call('XLEN', keys[2])
     redis.call('SET', keys[1], args[1], 'PX', args[2])
   end
   redis.call('XADD', keys[2], '*', 'entry', args[3])

@@ -18,6 +18,9 @@ from copyrisk.store.pipe import pack
 LIBRARY = "copyrisk_v1"
 _CONFIG_FIELDS = (*fields.ACCOUNT_COLUMNS.fields, *fields.DECISION_FIELDS)
 _CLAIM_MS = 60_000
+_OF_ONE_KEY = ("WRONGTYPE", "NOPERM", "TOOMANY")
+#: Code of a refusal that says nothing of other calls.
+KEY_UNUSABLE = "key_unusable"
 
 
 def library() -> str:
@@ -234,9 +237,11 @@ def fill_request(key: str, said: Mapping[str, str]) -> bytes:
 
 
 def refused(reply: Any) -> StoreError | None:
-    """The error of a call that the server refused, with `functions_missing` for one that lost its functions."""
+    """The error of a refused call; `functions_missing`: the server lost them; `KEY_UNUSABLE`: of this call only."""
     if not isinstance(reply, Exception):
         return None
     if "Function not found" in str(reply):
         return StoreError("the server has lost its functions", code="functions_missing")
+    if str(reply).startswith(_OF_ONE_KEY):
+        return StoreError(f"a key cannot be used: {reply}", code=KEY_UNUSABLE)
     return store_error(redis.ResponseError(str(reply)))

@@ -35,7 +35,7 @@ def list_letters(pipe: Pipe, count: int = _LISTED) -> list[Letter]:
 
 
 def replay(pipe: Pipe, letter_id: str) -> Letter:
-    """Put an entry back into its stream, then take the letter away; a command keeps the id it first came under.
+    """Put an entry back, then take the letter away; a command keeps the id it first came under.
 
     Raises
     ------
@@ -49,8 +49,11 @@ def replay(pipe: Pipe, letter_id: str) -> Letter:
     letter = _letter(letter_id, texts(found[0][1]))
     if not letter.fields or not keys.is_own_stream(letter.stream):
         raise StoreError(f"dead letter {letter_id} cannot be put back", code="letter_unreadable")
-    said = {"_id": letter.entry_id, **letter.fields}
-    for answer in pipe.exchange([add_request(letter.stream, said), pack("XDEL", keys.DEAD_LETTERS, letter_id)]):
+    stream, said = letter.stream, letter.fields
+    if stream not in (keys.REQUESTS, keys.HISTORY):  # to the workers, under the id that it first came under
+        origin = {"_stream": letter.stream, "_id": letter.entry_id}
+        stream, said = keys.REPLAYED, (origin if "_stream" not in said else {}) | said
+    for answer in pipe.exchange([add_request(stream, said), pack("XDEL", keys.DEAD_LETTERS, letter_id)]):
         _checked(answer)
     return letter
 

@@ -49,6 +49,7 @@ class Markets:
         self.columns = TextColumns(self.market.names.index)
         self._exact: dict[int, tuple[Decimal | None, Decimal | None]] = {}
         self._conditions: dict[int, Conditions | Refused] = {}
+        self._terms: dict[int, tuple[Any, Any]] = {}
         self.now_ms = 0
 
     def read(self, instruments: list[int]) -> None:
@@ -92,7 +93,10 @@ class Markets:
     def _set_terms(self, instruments: list[int], replies: Mapping[InstrumentKey, Any]) -> None:
         for row in instruments:
             key = self.market.instrument_keys[row]
-            own, standard = replies[key], replies[_standard(key)]
+            own, standard = said = replies[key], replies[_standard(key)]
+            if self._terms.get(row) == said:
+                continue
+            self._terms[row] = said
             reply = own if own or isinstance(own, Exception) else standard
             judged = self._judge_terms(reply)
             of_standard = judged if reply is standard else self._judge_terms(standard)
