@@ -250,7 +250,7 @@ def _main(role: str, said: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if role == "simulator":
         settings = SimulatorSettings(script=parse_script(said))
-        run_simulator(settings, stop, announce=lambda text: print(text, flush=True))
+        run_simulator(settings, stop)
     else:
         _gateway(said.pop("redis_url"), said.pop("provider_url"), stop, **said)
 

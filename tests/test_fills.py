@@ -363,7 +363,7 @@ def test_a_close_comes_to_what_the_provider_did(
         average = Fraction(end.average_price)
         whole = twin.gross(Fraction(end.filled), average) - twin.charged + twin.paid_swap
         assert abs(sum(booked) - whole) <= Fraction(len(booked), 200)
-        assert twin.charged - (entry - order.commission_usd) == twin.exit_charge(Fraction(end.filled), average)
+        assert twin.charged - (Fraction(entry) - twin.commission) == twin.exit_charge(Fraction(end.filled), average)
 
 
 # ---- everything that may happen to one order
@@ -424,27 +424,20 @@ class OneOrder(RuleBasedStateMachine):
         if request.action in ("modify", "cancel"):
             self._answer_change(request)
             return
-        if request.action == "place" and data.draw(st.booleans()):
+        known = self.truth.get(request.id)
+        if request.action == "place" and known is None and data.draw(st.booleans()):
             self._report(request, "accepted")
             self.unanswered[request.id] = request
             return
-        made = data.draw(fills(request.asked - self._truly_filled(request)))
-        is_market = request.action != "place"
-        if made or is_market:
-            self._fill(request, made, data.draw(st.sampled_from(["rejected", "cancelled"])))
-        else:
-            self.unanswered[request.id] = request
-
-    def _truly_filled(self, request: Request) -> Decimal:
-        found = self.truth.get(request.id)
-        return found.filled if found else Decimal(0)
-
-    def _fill(self, request: Request, made: list[tuple[Decimal, Decimal]], end: str) -> None:
-        for filled, average in made:
+        so_far = [(known.filled, known.average_price)] if known and known.filled else []
+        made = so_far or data.draw(fills(request.asked))
+        for filled, average in made[len(so_far) :]:
             self._report(request, "filled" if filled == request.asked else "partial", filled, average)
-        if self._truly_filled(request) != request.asked:
-            filled, average = made[-1] if made else (Decimal(0), Decimal(0))
-            self._report(request, end, filled, average)
+        filled, average = made[-1] if made else (Decimal(0), Decimal(0))
+        if request.action == "place" and 0 < filled < request.asked and not so_far:
+            self.unanswered[request.id] = request  # what was not filled still rests
+        elif filled != request.asked:
+            self._report(request, data.draw(st.sampled_from(["rejected", "cancelled"])), filled, average)
 
     def _answer_change(self, change: Request) -> None:
         """A pending order that still rests is changed; one that is done is not."""
@@ -455,8 +448,9 @@ class OneOrder(RuleBasedStateMachine):
             if rests:
                 self.unanswered[place.id] = rests
             return
+        known = self.truth[place.id]
         self._report(change, "accepted")
-        self._report(place, "cancelled")
+        self._report(place, "cancelled", known.filled, known.average_price)
 
     def _report(self, request: Request, status: str, filled: Decimal = Decimal(0), average: Decimal = Decimal(0)) -> None:
         before = self.truth.get(request.id)

@@ -125,7 +125,7 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
     InvalidId, Refused
         `unknown_command`, `invalid_user_type`, `invalid_account_id`, `invalid_order_id`, `invalid_symbol`,
         `invalid_order_type`, `invalid_order_quantity`, `invalid_order_price`, `invalid_stop_loss`,
-        `invalid_take_profit`, `invalid_trigger`, `invalid_idempotency_key`.
+        `invalid_take_profit`, `invalid_trigger`, `invalid_trigger_price`, `invalid_idempotency_key`.
     """
     kind = _word(CommandType, fields.get("type", ""), "unknown_command")
     account = keys.account(fields.get("user_type", ""), fields.get("user_id", ""))

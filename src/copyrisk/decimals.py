@@ -30,8 +30,9 @@ def decimal_text(value: Decimal) -> str:
 
 
 def cents(value: Decimal) -> Decimal:
-    """Two decimals, half up (away from zero)."""
-    return value.quantize(CENT, ROUND_HALF_UP, EXACT)
+    """Two decimals, half up (away from zero); nothing has no sign."""
+    rounded = value.quantize(CENT, ROUND_HALF_UP, EXACT)
+    return rounded if rounded else abs(rounded)
 
 
 def money_text(value: Decimal) -> str:

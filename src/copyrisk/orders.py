@@ -7,6 +7,8 @@ the order's state changes nothing. Every order ends in one of three states, and 
 
 from enum import StrEnum
 
+from copyrisk._core import OrderEffect
+from copyrisk.fields import order_effect
 from copyrisk.terms import ExecutionStatus, OrderStatus, OrderType
 
 
@@ -139,18 +141,21 @@ STATUSES: dict[State, tuple[OrderStatus, ExecutionStatus]] = {
     State.REJECTED: (OrderStatus.REJECTED, ExecutionStatus.REJECTED),
 }
 
-#: The state of an order that another service wrote, from its `order_status`.
-_FOREIGN: dict[str, State] = {
+#: The state of an order that another service wrote, by what decides: its `order_status`, or without one the other.
+_BY_ORDER_STATUS: dict[OrderStatus | None, State] = {
     OrderStatus.QUEUED: State.OPENING,
-    OrderStatus.OPEN: State.OPEN,
     OrderStatus.PENDING: State.PENDING,
     OrderStatus.PENDING_QUEUED: State.PLACING,
     OrderStatus.PENDING_CANCEL: State.CANCELLING,
-    OrderStatus.MODIFY: State.MODIFYING,
     OrderStatus.CLOSED: State.CLOSED,
     OrderStatus.CANCELLED: State.CANCELLED,
     OrderStatus.REJECTED: State.REJECTED,
     OrderStatus.SKIPPED: State.REJECTED,
+}
+_BY_EXECUTION_STATUS: dict[ExecutionStatus | None, State] = {
+    ExecutionStatus.REJECTED: State.REJECTED,
+    ExecutionStatus.CLOSED: State.CLOSED,
+    ExecutionStatus.CANCELLED: State.CANCELLED,
 }
 
 
@@ -176,11 +181,19 @@ def state_of(order_status: str, execution_status: str, recorded: State | None) -
     """
     if recorded in STATUSES and STATUSES[recorded] == (order_status, execution_status):
         return recorded
-    found = _FOREIGN.get(order_status)
-    if found is State.OPEN and execution_status not in (ExecutionStatus.EXECUTED, ""):
-        waits = execution_status in (ExecutionStatus.QUEUED, ExecutionStatus.PENDING)
-        return State.OPENING if waits else None
-    return found
+    try:
+        status = OrderStatus(order_status) if order_status else None
+        execution = ExecutionStatus(execution_status) if execution_status else None
+    except ValueError:
+        return None
+    effect = order_effect(status, execution)  # what the valuation takes for a position is one
+    if effect == OrderEffect.EXECUTED:
+        return State.OPEN
+    if status is OrderStatus.MODIFY and effect == OrderEffect.RESERVED:
+        return State.MODIFYING
+    if effect == OrderEffect.RESERVED:
+        return State.OPENING
+    return _BY_ORDER_STATUS.get(status) or (_BY_EXECUTION_STATUS.get(execution) if status is None else None)
 
 
 def is_pending_type(order_type: OrderType) -> bool:
