@@ -16,6 +16,7 @@ from copyrisk.book import Book
 from copyrisk.demo.feed import ReplayFeed, SyntheticFeed
 from copyrisk.demo.run import DemoOptions, run_demo
 from copyrisk.demo.seed import seed
+from copyrisk.demo.trades import Trades
 from copyrisk.demo.view import LiveView, PlainView, closest_rows
 from copyrisk.engine import Engine
 from copyrisk.errors import ConfigError
@@ -28,6 +29,23 @@ from copyrisk.store.pipe import Pipe
 
 def pipe_to(server: Any) -> Pipe:
     return Pipe(connect(server.url, connect_timeout_ms=1000, reply_timeout_ms=5000))
+
+
+ORDER = {
+    "event": "done",
+    "user_type": "live",
+    "user_id": "7",
+    "order": '{"order_type":"BUY","order_quantity":"0.2","symbol":"EURUSD","order_status":"CLOSED",'
+    '"close_price":"1.08","net_profit":"-91.60","reason":"stop_loss"}',
+}
+
+
+def trades_of(server: Any, events: list[dict[str, str]]) -> Trades:
+    for event in events:
+        server.client().xadd("copyrisk:events", event)
+    trades = Trades(pipe_to(server))
+    trades.follow()
+    return trades
 
 
 @pytest.fixture
@@ -152,9 +170,10 @@ def test_the_closest_accounts_are_those_with_the_lowest_levels(engine: Engine) -
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 40)])
-def test_the_live_view_fits_its_terminal(engine: Engine, width: int, height: int) -> None:
+def test_the_live_view_fits_its_terminal(bundled_server: Any, engine: Engine, width: int, height: int) -> None:
+    trades = trades_of(bundled_server, [ORDER] * 10)
     console = Console(width=width, height=height, force_terminal=True, color_system=None, file=io.StringIO())
-    view = LiveView(Live(console=console, auto_refresh=False))
+    view = LiveView(Live(console=console, auto_refresh=False), trades)
     report = engine.tick()
     view._durations.append(report.duration_ms)
     with console.capture() as captured:
@@ -163,16 +182,37 @@ def test_the_live_view_fits_its_terminal(engine: Engine, width: int, height: int
     assert len(lines) <= height - 1
     assert all(len(line) <= width for line in lines)
     text = "\n".join(lines)
-    for word in ("300 accounts", "critical", "warning", "healthy", "no margin", "unknown", "p99", "late 0", "live:"):
+    for word in (
+        "orders closed by stop loss 10",
+        "300 accounts",
+        "critical",
+        "warning",
+        "healthy",
+        "no margin",
+        "unknown",
+        "p99",
+        "late 0",
+        "live:",
+    ):
         assert word in text
 
 
-def test_plain_lines_say_the_same_without_a_terminal(engine: Engine) -> None:
+def test_plain_lines_say_the_same_without_a_terminal(bundled_server: Any, engine: Engine) -> None:
     console = Console(file=io.StringIO(), width=60)
-    PlainView(console).show(engine.tick(), engine)
+    PlainView(console, trades_of(bundled_server, [])).show(engine.tick(), engine)
     (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert "300 accounts  unknown 0" in line
     assert "late 0" in line
+    assert "orders: none yet" in line
+
+
+def test_trades_are_told_as_they_happen(bundled_server: Any) -> None:
+    trades = trades_of(bundled_server, [ORDER, {"event": "refused", "type": "open", "code": "market_closed"}])
+    assert trades.counts == {"closed by stop loss": 1, "refused": 1}
+    assert trades.latest[0] == "live:7  BUY 0.2 EURUSD at 1.08 closed by stop loss  -91.60 USD"
+    assert trades.latest[1].endswith("open refused: market_closed")
+    trades.follow()
+    assert sum(trades.counts.values()) == 2
 
 
 def test_the_demo_ends_by_itself(bundled_server: Any) -> None:

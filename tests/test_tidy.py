@@ -19,7 +19,7 @@ HOUSE = (
     "store.portfolios store.functions store.texts store.filler store.markets store.appraisal store.changes store.effects store.streams store.letters store.watch",
     "engine verdicts dispatch workers monitors",
     "sections settings roles log _launcher embedded",
-    "demo.market demo.feed demo.seed demo.view demo.run",
+    "demo.market demo.feed demo.seed demo.clients demo.trades demo.view demo.run",
     "cli",
 )
 ORDER = [module for floor in HOUSE for module in floor.split()]

@@ -242,7 +242,9 @@ def _assert_order(desk: Desk, order: dict[str, str]) -> None:
         return
     assert desk.client.ttl(f"order_triggers:{order['order_id']}") == -1
     named = {name: order[name] for name in ("symbol", "order_type", "user_type", "user_id", *levels)}
-    compared = {f"{name}_compare": order[name] for name in levels} | ({"order_price_compare": order["order_price"]} if waits else {})
+    compared = {f"{name}_compare": order[name] for name in levels}
+    if waits:
+        compared["order_price_compare"] = order["order_price"]
     assert named.items() | compared.items() <= triggers.items()
     assert {name for name in triggers if name.endswith("_compare")} == compared.keys()
 
@@ -269,8 +271,8 @@ def _assert_figures(desk: Desk, account: str, orders: list[dict[str, str]]) -> N
     lots: dict[tuple[bool, bool], Decimal] = defaultdict(Decimal)  # by whether executed, whether bought
     equity = desk.balance(account)
     for order in orders:
-        executed, is_buy = order["execution_status"] == "EXECUTED", order["order_type"] == "BUY"
-        if executed or order["order_status"] == "QUEUED":
+        executed, is_buy = order["execution_status"] == "EXECUTED", order["order_type"].startswith("BUY")
+        if executed or order["order_status"] in ("QUEUED", "MODIFY"):
             lots[executed, is_buy] += Decimal(order["order_quantity"])
         if executed:
             price, size = Decimal(order["order_price"]), Decimal(order["order_quantity"]) * CONTRACT

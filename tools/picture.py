@@ -15,6 +15,7 @@ from rich.live import Live
 from copyrisk.book import Book
 from copyrisk.demo.feed import SyntheticFeed, quote_commands
 from copyrisk.demo.seed import seed
+from copyrisk.demo.trades import Trades
 from copyrisk.demo.view import LiveView
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine
@@ -35,7 +36,7 @@ def main() -> None:
         seed(Pipe(client), 1000, feed.first())
         quotes, steps = Pipe(client), feed.steps()
         engine = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200)
-        view = LiveView(Live(console=console, auto_refresh=False))
+        view = LiveView(Live(console=console, auto_refresh=False), Trades(Pipe(client)))
         engine.tick()  # the cold start is not what a demo looks like
         for report in engine.run(threading.Event(), ticks=TICKS):
             quotes.exchange(quote_commands(next(steps)))

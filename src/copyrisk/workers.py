@@ -157,14 +157,18 @@ class Workers:
 
     def _refuse(self, entry: Entry, fault: CopyriskError) -> None:
         """Answer a command that is not well formed; it has no account that could remember it."""
+        log.warning("command_refused", code=fault.code, reason=str(fault), entry=entry.id)
+        self._announce(entry, "refused", fault)
+
+    def _announce(self, entry: Entry, word: str, fault: CopyriskError) -> None:
         said = {name: entry.fields.get(name, "")[:128] for name in ("type", "user_type", "user_id", "order_id")}
         event = said | {
             "idempotency_key": entry.fields.get("idempotency_key", "")[:128],
             "command_id": entry.id,
             "ts": str(time.time_ns() // 1_000_000),
         }
-        log.warning("command_refused", code=fault.code, reason=str(fault), entry=entry.id)
-        self._exchange(self._effects.event_request(refusal_of(event, fault.code, str(fault))))
+        event = refusal_of(event, fault.code, str(fault)) | {"event": word}
+        self._exchange(self._effects.event_request(event))
 
     def _set_aside(self, failure: Break, entry: Entry) -> None:
         log.critical("report_contradicts_books", code=failure.code, reason=str(failure), entry=entry.id)
@@ -178,6 +182,8 @@ class Workers:
     def _bury(self, entry: Entry, failure: CopyriskError) -> None:
         log.critical("dead_letter", code=failure.code, reason=str(failure), stream=entry.stream, entry=entry.id)
         self._consumer.bury(entry, failure)
+        if _origin(entry) == keys.COMMANDS:
+            self._announce(entry, "failed", failure)
 
     def _exchange(self, *requests: bytes) -> None:
         for reply in self._pipe.exchange(requests):

@@ -17,6 +17,7 @@ from copyrisk import _launcher
 from copyrisk.book import Book
 from copyrisk.demo.feed import open_feed
 from copyrisk.demo.seed import seed
+from copyrisk.demo.trades import Trades
 from copyrisk.demo.view import open_view
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine
@@ -61,14 +62,14 @@ def run_demo(settings: Settings, options: DemoOptions, console: Console, stop: t
         # The demo's market never sleeps, whatever the weekday.
         hours = replace(settings.hours(), always_open=True)
         engine = Engine(client, Book(settings.rules()), hours, settings.tick.period_ms)
-        with _feeding(url, options):
-            return _watch(engine, options.ticks, console, stop)
+        with _children(url, options):
+            return _watch(engine, Trades(pipe), options.ticks, console, stop)
 
 
-def _watch(engine: Engine, ticks: int | None, console: Console, stop: threading.Event) -> int:
+def _watch(engine: Engine, trades: Trades, ticks: int | None, console: Console, stop: threading.Event) -> int:
     durations_ms: list[float] = []
     late = skipped = 0
-    with open_view(console) as view:
+    with open_view(console, trades) as view:
         for report in engine.run(stop, ticks=ticks):
             view.show(report, engine)
             durations_ms.append(report.duration_ms)
@@ -89,15 +90,27 @@ def _progress(console: Console) -> Progress:
 
 
 @contextmanager
-def _feeding(url: str, options: DemoOptions) -> Iterator[None]:
-    """Quotes from a process of their own, which ends with this one."""
+def _children(url: str, options: DemoOptions) -> Iterator[None]:
+    """Quotes, clients, and whoever carries out their orders: processes of their own, which end with this one."""
     launcher = [sys.executable, "-IS", _launcher.__file__, str(os.getpid())]
-    command = [sys.executable, "-m", "copyrisk.demo.feed", "--redis", url, "--speed", str(options.speed)]
+    feed = ["copyrisk.demo.feed", "--redis", url, "--speed", str(options.speed)]
     if options.replay is not None:
-        command += ["--replay", str(options.replay.resolve())]
-    process = subprocess.Popen([*launcher, *command], stdin=subprocess.DEVNULL)
+        feed += ["--replay", str(options.replay.resolve())]
+    modules = [
+        feed,
+        ["copyrisk.cli", "--redis", url, "--role", "workers"],
+        ["copyrisk.cli", "--redis", url, "--role", "monitors"],
+        ["copyrisk.demo.clients", "--redis", url],
+    ]
+    environment = {**os.environ, "COPYRISK_MARKET_ALWAYS_OPEN": "true", "COPYRISK_LOG_LEVEL": "error"}
+    processes = [
+        subprocess.Popen([*launcher, sys.executable, "-m", *module], stdin=subprocess.DEVNULL, env=environment)
+        for module in modules
+    ]
     try:
         yield
     finally:
-        process.terminate()
-        process.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()

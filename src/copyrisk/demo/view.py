@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from copyrisk._core import LadderState
+from copyrisk.demo.trades import Trades
 from copyrisk.engine import Engine, TickReport
 
 _REDRAWN_EVERY_S = 0.25
@@ -27,7 +28,8 @@ _STATES = (
     (LadderState.NO_MARGIN, "no margin", "cyan"),
     (LadderState.STATE_UNKNOWN, "unknown", "magenta"),
 )
-_FRAME_ROWS = 17  # everything but the list of accounts
+_SMALL_ROWS = 24
+_FRAME_ROWS = 19  # everything but the list of accounts and the latest orders
 
 
 class View(Protocol):
@@ -38,13 +40,13 @@ class View(Protocol):
 
 
 @contextmanager
-def open_view(console: Console) -> Iterator[View]:
+def open_view(console: Console, trades: Trades) -> Iterator[View]:
     """A live view on a terminal, plain lines elsewhere."""
     if not console.is_terminal:
-        yield PlainView(console)
+        yield PlainView(console, trades)
         return
     with Live(console=console, auto_refresh=False, screen=False) as live:
-        yield LiveView(live)
+        yield LiveView(live, trades)
 
 
 def totals_usd(engine: Engine) -> tuple[float, float]:
@@ -69,8 +71,8 @@ def closest_rows(engine: Engine, count: int) -> list[int]:
 class PlainView:
     """One line a second, and one for the first tick."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, trades: Trades) -> None:
+        self._console, self._trades = console, trades
         self._due_s = 0.0
 
     def show(self, report: TickReport, engine: Engine) -> None:
@@ -83,10 +85,12 @@ class PlainView:
             self._console.print(f"tick {report.number}  skipped: {report.skipped}", markup=False, soft_wrap=True)
             return
         pnl, _ = totals_usd(engine)
+        self._trades.follow()
         states = "  ".join(f"{label.replace(' ', '_')} {report.states[state]}" for state, label, _ in reversed(_STATES))
         self._console.print(
             f"tick {report.number}  {report.accounts} accounts  {states}  read {report.read_ms:.1f} "
-            f"value {report.value_ms:.2f} write {report.write_ms:.1f} ms  pnl {pnl:.2f}  late {report.late_ticks}",
+            f"value {report.value_ms:.2f} write {report.write_ms:.1f} ms  pnl {pnl:.2f}  late {report.late_ticks}  "
+            f"orders: {self._trades.line()}",
             highlight=False,
             soft_wrap=True,
         )
@@ -95,8 +99,8 @@ class PlainView:
 class LiveView:
     """The whole picture, redrawn at most four times a second."""
 
-    def __init__(self, live: Live) -> None:
-        self._live = live
+    def __init__(self, live: Live, trades: Trades) -> None:
+        self._live, self._trades = live, trades
         self._drawn_s = 0.0
         self._started_s = time.monotonic()
         self._durations: deque[float] = deque(maxlen=_TICKS_REMEMBERED)
@@ -113,17 +117,21 @@ class LiveView:
         if now_s - self._drawn_s < _REDRAWN_EVERY_S:
             return
         self._drawn_s = now_s
+        self._trades.follow()
         self._live.update(self.picture(report, engine), refresh=True)
 
     def picture(self, report: TickReport, engine: Engine) -> Panel:
         """Everything, laid out for the size of the terminal."""
         size = self._live.console.size
+        latest = max(0, min(len(self._trades.latest), size.height - _SMALL_ROWS))
         body = Group(
             self._tick_line(report, size.width),
             Text(),
             self._states(report, size.width),
             Text(),
-            self._closest(engine, max(3, min(20, size.height - _FRAME_ROWS)), size.width),
+            self._orders(size.width, latest),
+            Text(),
+            self._closest(engine, max(3, min(20, size.height - _FRAME_ROWS - latest)), size.width),
         )
         up_s = int(time.monotonic() - self._started_s)
         pnl, equity = totals_usd(engine)
@@ -152,6 +160,14 @@ class LiveView:
             f"\n     read {report.read_ms:.1f} ms   value {report.value_ms:.2f} ms   write {report.write_ms:.1f} ms",
             "dim",
         )
+        return text
+
+    def _orders(self, width: int, latest: int) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append("orders ", "bold")
+        text.append(self._trades.line()[: width - 12])
+        for line in list(self._trades.latest)[::-1][:latest]:
+            text.append(f"\n     {line[: width - 12]}", "dim")
         return text
 
     def _states(self, report: TickReport, width: int) -> Table:

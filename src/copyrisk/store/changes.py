@@ -9,7 +9,7 @@ from copyrisk.commands import Command, Report
 from copyrisk.decimals import money_text, parse_decimal
 from copyrisk.errors import Refused
 from copyrisk.keys import Account
-from copyrisk.orders import FINISHED, HOLDING_LOTS, State
+from copyrisk.orders import FINISHED, State
 from copyrisk.records import OPTIONAL_FIELDS, Order, order_fields, record_text, result_fields
 from copyrisk.situation import Outcome
 from copyrisk.store.functions import AccountRead, Change
@@ -176,11 +176,11 @@ def _holds_otherwise(read: AccountRead, order: Order) -> bool:
 
 
 def trigger_fields(order: Order) -> dict[str, str]:
-    """The fields of `order_triggers:O`; empty if nothing of the order waits for a price."""
+    """The fields of `order_triggers:O`; empty if nothing of the order waits for a price, or a close is under way."""
     said = order_fields(order) if order.state not in FINISHED else {}
     levels = {name: said[name] for name in ("stop_loss", "take_profit") if name in said}
     waits = order.state in (State.PENDING, State.MODIFYING, State.CANCELLING)
-    if not waits and not (levels and order.state in HOLDING_LOTS):
+    if not waits and not (levels and order.state in (State.FILLING, State.OPEN)):
         return {}
     names = ("symbol", "order_type", "user_type", "user_id", "execution", "margin")
     found = {name: said[name] for name in names} | levels | {"state": order.state.value}
