@@ -12,6 +12,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from copyrisk.embedded import EmbeddedServer
+from copyrisk.sql.database import Database, open_database
+from tests.databases import KINDS as SQL_KINDS
+from tests.databases import SqlServer, is_installed, running
 
 # CI decides about a change and must not turn red by the luck of the draw; elsewhere examples are new each time.
 settings.register_profile("ci", derandomize=True)
@@ -56,3 +59,27 @@ def bundled_server(_one_bundled_server: Server) -> Server:
     with _one_bundled_server.client() as client:
         client.flushall()
     return _one_bundled_server
+
+
+@pytest.fixture(scope="session", params=SQL_KINDS)
+def sql_server(request: pytest.FixtureRequest) -> Iterator[SqlServer]:
+    """A database server of each kind."""
+    if not is_installed(request.param):
+        assert os.environ.get("CI") != "true", f"{request.param} is not installed"
+        pytest.skip(f"{request.param} is not installed")
+    with running(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def empty(sql_server: SqlServer) -> Iterator[Database]:
+    """A database without tables."""
+    with open_database(sql_server.new_url()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def database(empty: Database) -> Database:
+    """A database with our tables."""
+    assert empty.migrate().is_ready
+    return empty

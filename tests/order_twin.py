@@ -1,5 +1,7 @@
-"""Orders for tests: short ways to say a market, an order, a command, a report; the slow twin of what closing earns; and a
-provider that knows the truth. The twin knows contract section 4 and exact fractions, nothing of `Decimal`."""
+"""Orders for tests: short ways to say a market, an order, a command, a report; the slow twin of what closing earns.
+
+The twin knows contract section 4 and exact fractions, nothing of `Decimal`. The provider here knows the truth.
+"""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -80,7 +82,9 @@ def command(kind: str, entry_id: str = "1-1", **fields: str) -> Command:
     return parse_command(entry_id, whose | needed.get(kind, {}) | fields)
 
 
-def report_of(order_id: str, request: Request, status: str, sequence: int, filled: str = "0", price: str = "") -> Report:
+def report_of(
+    order_id: str, request: Request, status: str, sequence: int, filled: str = "0", price: str = ""
+) -> Report:
     """A report, through its grammar."""
     whose = {"user_type": ACCOUNT.type.value, "user_id": ACCOUNT.id, "order_id": order_id, "reason": status}
     said = {"request_id": request.id, "action": request.action, "status": status, "sequence": str(sequence)}

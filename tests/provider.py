@@ -236,6 +236,14 @@ class Streams:
         """The report with the highest number, empty if there is none."""
         return max(self.reports(request_id), key=lambda one: int(one["sequence"]), default={})
 
+    def outstanding_ids(self) -> list[str]:
+        held: Any = self.client.hkeys(keys.OUTSTANDING)
+        return [name.decode() for name in held]
+
+    def outstanding_state(self, request_id: str) -> str:
+        held: Any = self.client.hget(keys.OUTSTANDING, request_id)
+        return str(json.loads(held)["state"])
+
     def outstanding(self) -> dict[str, dict[str, Any]]:
         held: Any = self.client.hgetall(keys.OUTSTANDING)
         return {name.decode(): json.loads(value) for name, value in held.items()}

@@ -93,13 +93,19 @@ def test_the_codes_are_documented() -> None:
     assert not [code for *_, code in BAD if f"`{code}`" not in documented]
 
 
-@given(st.dictionaries(st.sampled_from(sorted({f for c in COMMANDS.values() for f in c} | {"type"})), st.text(), max_size=9))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted({f for c in COMMANDS.values() for f in c} | {"type"})), st.text(), max_size=9
+    )
+)
 def test_no_text_makes_a_traceback(fields: dict[str, str]) -> None:
+    codes: set[str] = set()
     for kind, good in COMMANDS.items():
         try:
             parse_command("1-1", {"type": kind} | WHOSE | good | fields)
         except (Refused, InvalidId) as refused:
-            assert refused.code in {code for *_, code in BAD}
+            codes.add(refused.code)
+    assert codes <= {code for *_, code in BAD}
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
@@ -161,7 +167,12 @@ def test_the_id_of_a_new_order_follows_from_its_cause(kind: str) -> None:
 def test_no_two_causes_answer_under_one_key() -> None:
     """Without a client's key an order id is one order; any other command is a cause of its own."""
     answers = [command("open", order_id="a"), command("open", order_id="b"), command("open", idempotency_key="order:a")]
-    answers += [command("open"), command("close"), command("close", "1-2"), command("close", idempotency_key="entry:1-2")]
+    answers += [
+        command("open"),
+        command("close"),
+        command("close", "1-2"),
+        command("close", idempotency_key="entry:1-2"),
+    ]
     found = [answered.key for answered in answers]
     assert found[3] == found[4]  # of one entry, there is only one command
     assert len(set(found)) == len(found) - 1
@@ -234,7 +245,11 @@ def report(**fields: str | None) -> Report:
     ("field", "bad", "code"),
     [
         ("status", [None, *NO_WORD, "FILLED", "new"], "report_invalid"),
-        ("sequence", [None, "", "0", "-1", "1.0", "1" * 10, "٣", "²", "1e5", "1_0", " 1", "1\n", "nan"], "report_invalid"),
+        (
+            "sequence",
+            [None, "", "0", "-1", "1.0", "1" * 10, "٣", "²", "1e5", "1_0", " 1", "1\n", "nan"],
+            "report_invalid",
+        ),
         ("filled_quantity", [None, "", "0", "-1", *NO_NUMBER], "report_invalid"),
         ("average_price", [None, "", "0", "-1", "0.00", *NO_NUMBER], "report_invalid"),
         ("request_id", [None, "", *NO_ID], "invalid_order_id"),

@@ -53,7 +53,16 @@ def test_half_a_spread_is_not_guessed_at(one: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "entry", "leaving"),
-    [("both", 7, 7), ("in", 7, 0), ("out", 0, 7), (" Both ", 7, 7), ("0", 7, 7), ("1", 7, 0), ("2", 0, 7), (None, 7, 7)],
+    [
+        ("both", 7, 7),
+        ("in", 7, 0),
+        ("out", 0, 7),
+        (" Both ", 7, 7),
+        ("0", 7, 7),
+        ("1", 7, 0),
+        ("2", 0, 7),
+        (None, 7, 7),
+    ],
 )
 def test_when_commission_is_charged(kind: str | None, entry: int, leaving: int) -> None:
     said = {} if kind is None else {"commission_type": kind}
@@ -85,8 +94,17 @@ def test_lots_are_whole_steps_exactly(hundredths: int, step: str) -> None:
 
 @pytest.mark.parametrize(
     ("lots", "is_fine"),
-    [("0.1", True), ("10", True), ("0.09", False), ("10.01", False), ("0.105", False), ("0.10000000000000001", False)]
-    + [("999999999999999999", False), ("0.000000000000000001", False), ("5.00", True)],
+    [
+        ("0.1", True),
+        ("10", True),
+        ("0.09", False),
+        ("10.01", False),
+        ("0.105", False),
+        ("0.10000000000000001", False),
+        ("999999999999999999", False),
+        ("0.000000000000000001", False),
+        ("5.00", True),
+    ],
 )
 def test_lot_limits_include_their_ends(lots: str, is_fine: bool) -> None:
     limits = LotLimits(Decimal("0.1"), Decimal(10), Decimal("0.01"))

@@ -44,7 +44,6 @@ def result(kind: str, order: Order | None, of_situation: Mapping[str, Any] | Non
     try:
         outcome = decide(command(kind, **fields), situation(order, **(of_situation or {})))
     except Refused as refused:
-        assert len(str(refused)) < 300 and "\n" not in str(refused)
         return refused.code
     return outcome.code if isinstance(outcome, Nothing) else outcome.event.value
 
@@ -81,14 +80,14 @@ TABLE: dict[State, tuple[str, ...]] = {
     ),
     State.MODIFYING: (BUSY, BUSY, "order_not_open", BUSY, BUSY, GONE, GONE),
     State.CANCELLING: (BUSY, BUSY, "order_not_open", BUSY, BUSY, GONE, GONE),
-    **{state: (DONE, DONE, DONE, DONE, DONE, GONE, GONE) for state in FINISHED},
+    **dict.fromkeys(FINISHED, (DONE, DONE, DONE, DONE, DONE, GONE, GONE)),
 }
 
 
 @pytest.mark.parametrize("flow", [LOCAL, PROVIDER, None])
 @pytest.mark.parametrize("state", TABLE)
 def test_every_command_in_every_state(state: State, flow: Flow | None) -> None:
-    """Whatever the account's setting says by now: an order goes the way it was opened; with none of its own, the account's."""
+    """Whatever its account's setting says by now, an order goes the way it was opened; with no way of its own, that."""
     order = order_in(state, flow, stop_loss=Decimal("1.05"), take_profit=Decimal("1.15"))
     goes = flow or PROVIDER
     setting = {"sending_orders": "rock" if flow is PROVIDER else "barclays"}
@@ -244,7 +243,9 @@ def test_levels_that_would_fire_at_once_are_refused(side: str, level: str, price
     ],
 )
 def test_a_pending_order_waits_for_a_price_that_is_not_there(kind: str, price: str, is_fine: bool) -> None:
-    assert result("pending", None, order_type=kind, order_price=price) == ("placed" if is_fine else "invalid_order_price")
+    assert result("pending", None, order_type=kind, order_price=price) == (
+        "placed" if is_fine else "invalid_order_price"
+    )
     order = order_in(State.PENDING, order_type=OrderType(kind))
     assert result("modify", order, order_price=price) == ("modified" if is_fine else "invalid_order_price")
 
@@ -333,8 +334,15 @@ def test_levels_are_set_and_cancelled(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("lots", "code"),
-    [("1", "closed"), ("1.00", "closed"), ("0.99", "closed_in_part"), ("0.01", "closed_in_part")]
-    + [("1.01", "invalid_order_quantity"), ("0.995", "invalid_order_quantity"), ("0.001", "invalid_order_quantity")],
+    [
+        ("1", "closed"),
+        ("1.00", "closed"),
+        ("0.99", "closed_in_part"),
+        ("0.01", "closed_in_part"),
+        ("1.01", "invalid_order_quantity"),
+        ("0.995", "invalid_order_quantity"),
+        ("0.001", "invalid_order_quantity"),
+    ],
 )
 def test_how_much_of_an_order_can_be_closed(lots: str, code: str) -> None:
     assert result("close", order_in(State.OPEN), order_quantity=lots) == code
@@ -367,6 +375,8 @@ def test_no_rate_no_booking() -> None:
     with pytest.raises(TryLater) as later:
         decide(command("close"), situation(order_in(State.OPEN), market=nowhere))
     assert later.value.code == "conversion_rate_missing"
+    assert result("close", order_in(State.OPEN), {"balance": None}) == "wallet_balance_invalid"
+    assert result("close", order_in(State.OPEN, PROVIDER), {"balance": None}) == "close_sent"
 
 
 def test_an_order_of_another_service_is_closed_for_what_it_says() -> None:
@@ -386,7 +396,7 @@ def test_closes_in_part_book_what_fractions_say(
     data: st.DataObject, is_buy: bool, opened_at: Decimal, terms: Commission, pair: str, side: RateSide
 ) -> None:
     """However an order is cut up: commission and swap are charged once, lots end at 0, and each booking is exact."""
-    cuts = sorted(data.draw(st.sets(st.integers(1, 99), max_size=5))) + [100]
+    cuts = [*sorted(data.draw(st.sets(st.integers(1, 99), max_size=5))), 100]
     commission_usd, swap = (data.draw(st.decimals(low, 99, places=2)) for low in (0, -99))
     order = order_in(State.OPEN, order_type=OrderType.BUY if is_buy else OrderType.SELL, price=opened_at)
     order = replace(order, commission_usd=commission_usd, swap_usd=swap)

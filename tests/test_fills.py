@@ -3,12 +3,12 @@
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from copyrisk.commands import Report, ReportStatus
 from copyrisk.errors import TryLater
@@ -25,7 +25,6 @@ from tests.order_twin import (
     commissions,
     conditions,
     deliveries,
-    fills,
     lots,
     market,
     order_in,
@@ -187,7 +186,12 @@ def test_a_partial_fill_books_what_was_filled_and_not_what_was_ordered() -> None
     assert (part.quantity, part.opened, part.asked, part.price) == (Decimal("1.5"), Decimal("1.5"), 2, Decimal("1.09"))
     assert (part.margin_usd, part.reserved_usd, part.commission_usd) == (1620, 540, Decimal("5.25"))
     ended = after(part, report_of("O1", request, "cancelled", 3, "1.5", "1.09"), market=CHARGED)
-    assert (ended.state, ended.quantity, ended.reserved_usd, ended.whole_margin_usd) == (State.OPEN, Decimal("1.5"), 0, 1620)
+    assert (ended.state, ended.quantity, ended.reserved_usd, ended.whole_margin_usd) == (
+        State.OPEN,
+        Decimal("1.5"),
+        0,
+        1620,
+    )
 
 
 def test_a_placed_order_is_what_its_fill_makes_it() -> None:
@@ -269,6 +273,16 @@ def test_a_report_that_fills_nothing_new_changes_no_price() -> None:
     assert closed.paid_commission_usd == 11 and closed.net_profit_usd == 1989
 
 
+def test_why_an_order_was_taken_back_is_remembered() -> None:
+    order, cancel = in_flight(State.CANCELLING, "cancel", reason="insufficient_margin")
+    done = report_of("O1", cancel, "accepted", 1)
+    ended = report_of("O1", order.requests["r1"], "cancelled", 3)
+    for reports in ((done, ended), (ended, done)):
+        assert after(order, *reports).reason == "insufficient_margin"
+    rejected = after(order, report_of("O1", cancel, "rejected", 1))
+    assert (rejected.state, rejected.reason) == (State.PENDING, "")
+
+
 @pytest.mark.parametrize("reason", ["insufficient_margin", "cancelled"])
 def test_a_reason_of_a_cancel_does_not_stay_with_a_position(reason: str) -> None:
     order, cancel = in_flight(State.CANCELLING, "cancel", reason=reason)
@@ -299,7 +313,9 @@ def test_an_opening_comes_to_what_the_provider_did(
     data: st.DataObject, action: str, asked: Decimal, terms: Commission
 ) -> None:
     at = State.OPENING if action == "open" else State.PLACING
-    order, request = in_flight(at, action, quantity=asked, asked=asked, whole_margin_usd=data.draw(st.decimals(0, 9999, places=2)))
+    order, request = in_flight(
+        at, action, quantity=asked, asked=asked, whole_margin_usd=data.draw(st.decimals(0, 9999, places=2))
+    )
     request = replace(request, asked=asked)
     order = order.with_request(request)
     truth = data.draw(true_reports("O1", request))
@@ -336,7 +352,9 @@ def test_a_close_comes_to_what_the_provider_did(
     request = replace(request, asked=asked)
     order = replace(order, order_type=OrderType.BUY if is_buy else OrderType.SELL).with_request(request)
     order = replace(order, commission_usd=entry, swap_usd=swap, contract_value=held * 100_000)
-    twin = Position(is_buy, Fraction(opened_at), Fraction(held), Fraction(100_000), terms, Fraction(entry), Fraction(swap))
+    twin = Position(
+        is_buy, Fraction(opened_at), Fraction(held), Fraction(100_000), terms, Fraction(entry), Fraction(swap)
+    )
     there, seen, before = market(terms=conditions(commission=terms)), 0, (Fraction(0), Fraction(0))
     truth = data.draw(true_reports("O1", request))
     booked: list[Fraction] = []
@@ -369,25 +387,21 @@ def test_a_close_comes_to_what_the_provider_did(
 # ---- everything that may happen to one order
 
 
-class OneOrder(RuleBasedStateMachine):
-    """Commands as the order's state allows them, a provider that does as it likes, and a courier who cannot be trusted."""
+class OneOrder:
+    """Commands as the order's state allows them, a provider that does as it likes, a courier nobody can trust."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.order: Order = order_in(State.OPENING)
-        self.reports: list[Report] = []  # all that were ever made; each may be delivered at any time, any number of times
+    def __init__(self, luck: Random) -> None:
+        self.luck = luck
+        self.reports: list[Report] = []  # all that were ever made
+        self.truth: dict[str, Report] = {}  # the last one of each request
         self.unanswered: dict[str, Request] = {}
         self.applied: dict[str, int] = {}
-        self.truth: dict[str, Report] = {}
         self.booked = self.reserved = Decimal(0)
-        self.market = CHARGED
-
-    @initialize(kind=st.sampled_from(["open", "pending"]), side=st.booleans(), asked=lots)
-    def is_placed(self, kind: str, side: bool, asked: Decimal) -> None:
-        types = {"open": ("BUY", "SELL"), "pending": ("BUY_LIMIT", "SELL_STOP")}
-        asked = max(asked, Decimal("0.02"))
-        said = {"order_type": types[kind][side], "order_quantity": f"{asked:f}"}
-        self._take(carried_out(kind, None, sending_orders="barclays", **said).with_margin(asked * 1080))
+        kind = luck.choice(["open", "pending", "pending"])
+        side = luck.choice({"open": ("BUY", "SELL"), "pending": ("BUY_LIMIT", "SELL_STOP")}[kind])
+        asked = Decimal(luck.randint(2, 300)) / 100
+        placed = carried_out(kind, None, sending_orders="barclays", order_type=side, order_quantity=f"{asked:f}")
+        self._take(placed.with_margin(asked * 1080))
 
     def _take(self, outcome: Outcome) -> None:
         self.reserved += outcome.reserved_change_usd
@@ -398,105 +412,102 @@ class OneOrder(RuleBasedStateMachine):
             asked = outcome.order.requests[outcome.request["request_id"]]
             self.unanswered[asked.id] = asked
 
-    @precondition(lambda self: self.order.state is State.PENDING)
-    @rule(kind=st.sampled_from(["modify", "cancel"]))
-    def changes(self, kind: str) -> None:
-        price = "1.08" if self.order.order_type.is_buy else "1.07"
-        self._take(carried_out(kind, self.order, **({"order_price": price} if kind == "modify" else {})))
+    def is_commanded(self) -> None:
+        kinds = {State.PENDING: ["modify", "cancel"], State.OPEN: ["close"], State.FILLING: ["stop_loss"]}
+        if self.order.state not in kinds:
+            return
+        kind = self.luck.choice(kinds[self.order.state])
+        said: dict[str, Any] = {}
+        if kind == "modify":
+            said["order_price"] = "1.08" if self.order.order_type.is_buy else "1.07"
+        elif kind == "close":
+            said["order_quantity"] = f"{self.luck.randint(1, int(self.order.quantity * 100)) / Decimal(100):f}"
+        self._take(carried_out(kind, self.order, market=CHARGED, **said))
 
-    @precondition(lambda self: self.order.state is State.OPEN)
-    @rule(data=st.data())
-    def closes(self, data: st.DataObject) -> None:
-        part = data.draw(st.integers(1, int(self.order.quantity * 100)))
-        said = f"{Decimal(part) / 100:f}"
-        self._take(carried_out("close", self.order, market=self.market, order_quantity=said))
-
-    @precondition(lambda self: self.order.state in (State.OPEN, State.PENDING, State.FILLING))
-    @rule()
-    def levels(self) -> None:
-        self._take(carried_out("stop_loss", self.order))
-
-    @precondition(lambda self: self.unanswered)
-    @rule(data=st.data())
-    def answers(self, data: st.DataObject) -> None:
+    def is_answered(self) -> None:
         """The provider does something about one of its requests."""
-        request = self.unanswered.pop(data.draw(st.sampled_from(sorted(self.unanswered))))
+        if not self.unanswered:
+            return
+        request = self.unanswered.pop(self.luck.choice([*self.unanswered]))
         if request.action in ("modify", "cancel"):
             self._answer_change(request)
             return
         known = self.truth.get(request.id)
-        if request.action == "place" and known is None and data.draw(st.booleans()):
+        if known is None and self.luck.random() < 0.6:
             self._report(request, "accepted")
             self.unanswered[request.id] = request
-            return
-        so_far = [(known.filled, known.average_price)] if known and known.filled else []
-        made = so_far or data.draw(fills(request.asked))
-        for filled, average in made[len(so_far) :]:
-            self._report(request, "filled" if filled == request.asked else "partial", filled, average)
-        filled, average = made[-1] if made else (Decimal(0), Decimal(0))
-        if request.action == "place" and 0 < filled < request.asked and not so_far:
-            self.unanswered[request.id] = request  # what was not filled still rests
-        elif filled != request.asked:
-            self._report(request, data.draw(st.sampled_from(["rejected", "cancelled"])), filled, average)
+        elif self.luck.random() < 0.6:
+            self._fill(request, known.filled if known else Decimal(0), known.average_price if known else Decimal(0))
+        elif self.luck.random() < 0.5:
+            self._report(request, self.luck.choice(["rejected", "cancelled"]), *self._done(request))
+        else:
+            self.unanswered[request.id] = request
+
+    def _done(self, request: Request) -> tuple[Decimal, Decimal]:
+        known = self.truth.get(request.id)
+        return (known.filled, known.average_price) if known else (Decimal(0), Decimal(0))
+
+    def _fill(self, request: Request, was: Decimal, average: Decimal) -> None:
+        more = Decimal(self.luck.randint(1, int((request.asked - was) * 100))) / 100
+        worth = was * average + more * (1 + Decimal(self.luck.randint(0, 10**5)).scaleb(-5))
+        filled = was + more
+        status = "filled" if filled == request.asked else "partial"
+        self._report(request, status, filled, round(worth / filled, 8))
+        if status == "partial":
+            self.unanswered[request.id] = request
 
     def _answer_change(self, change: Request) -> None:
         """A pending order that still rests is changed; one that is done is not."""
         place = next(iter(self.order.requests.values()))
-        rests = self.unanswered.pop(place.id, None)
-        if change.action == "modify" or rests is None:
-            self._report(change, "accepted" if rests else "rejected")
-            if rests:
-                self.unanswered[place.id] = rests
+        if place.id not in self.unanswered:
+            self._report(change, "rejected")
             return
-        known = self.truth[place.id]
         self._report(change, "accepted")
-        self._report(place, "cancelled", known.filled, known.average_price)
+        if change.action == "cancel":
+            del self.unanswered[place.id]
+            self._report(place, "cancelled", *self._done(place))
 
-    def _report(self, request: Request, status: str, filled: Decimal = Decimal(0), average: Decimal = Decimal(0)) -> None:
-        before = self.truth.get(request.id)
-        sequence = before.sequence + 1 if before else 1
+    def _report(
+        self, request: Request, status: str, filled: Decimal = Decimal(0), average: Decimal = Decimal(0)
+    ) -> None:
+        sequence = self.truth[request.id].sequence + 1 if request.id in self.truth else 1
         made = report_of(self.order.id, request, status, sequence, f"{filled:f}", f"{average:f}")
         self.truth[request.id] = made
         self.reports.append(made)
 
-    @precondition(lambda self: self.reports)
-    @rule(data=st.data(), newest=st.booleans())
-    def is_delivered(self, data: st.DataObject, newest: bool) -> None:
-        self._deliver(self.reports[-1] if newest else data.draw(st.sampled_from(self.reports)))
+    def is_delivered(self) -> None:
+        """Any report that was ever made, a new one as likely as all old ones."""
+        if self.reports:
+            self._deliver(self.luck.choice([self.luck.choice(self.reports), *self.reports[-2:]]))
 
     def _deliver(self, report: Report) -> None:
-        outcome = applied(self.order, report, market=self.market)  # what a provider truly says is never a break
+        outcome = applied(self.order, report, market=CHARGED)  # what a provider truly says is never a break
         if isinstance(outcome, Nothing):
             return
         assert report.sequence > self.applied.get(report.request_id, 0)
         self.applied[report.request_id] = report.sequence
-        was_finished = self.order.state in FINISHED
-        assert not was_finished or outcome.order.state is self.order.state
+        assert self.order.state not in FINISHED or outcome.order.state is self.order.state
         self._take(outcome)
 
-    @rule()
-    def all_arrives(self) -> None:
-        """The last report of each request comes through: our books say what the provider's do."""
-        for report in [*self.truth.values()]:
+    def comes_to_the_truth(self) -> None:
+        """The last report of each request comes through, in any order: our books say what the provider's do."""
+        last = [*self.truth.values()]
+        for report in self.luck.sample(last, len(last)):
             self._deliver(report)
-        if self.unanswered:
+        if self.unanswered or not last:
             return
-        opening = next(iter(self.truth.values()))
-        opened, closed = opening.filled, sum((r.filled for r in self.truth.values() if self._is_close(r)), Decimal(0))
-        assert self.order.opened == opened
-        if opened == 0:
+        opening = self.truth[next(iter(self.order.requests))]
+        closed = sum((report.filled for report in last if report.action == "close"), Decimal(0))
+        assert self.order.opened == opening.filled
+        if opening.filled == 0:
             assert self.order.state in (State.REJECTED, State.CANCELLED)
-        elif closed == opened:
+        elif closed == opening.filled:
             assert self.order.state is State.CLOSED
         else:
-            assert (self.order.state, self.order.quantity) == (State.OPEN, opened - closed)
+            assert (self.order.state, self.order.quantity) == (State.OPEN, opening.filled - closed)
             assert self.order.price == opening.average_price
 
-    def _is_close(self, report: Report) -> bool:
-        return report.action == "close"
-
-    @invariant()
-    def the_books_add_up(self) -> None:
+    def check_the_books(self) -> None:
         order = self.order
         assert self.booked == order.net_profit_usd
         assert self.reserved == order.reserved_usd
@@ -504,5 +515,15 @@ class OneOrder(RuleBasedStateMachine):
         assert order.state not in HOLDING_LOTS or 0 < order.quantity <= order.opened <= order.asked
 
 
-TestOneOrder = OneOrder.TestCase
-TestOneOrder.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32))
+def test_our_books_come_to_what_the_provider_did(seed: int) -> None:
+    """Whatever happens to an order, in whatever order we hear of it."""
+    one = OneOrder(Random(seed))
+    steps = [one.is_commanded, one.is_answered, one.is_delivered, one.is_delivered]
+    for n in range(60):
+        one.luck.choice(steps)()
+        one.check_the_books()
+        if n % 12 == 11:
+            one.comes_to_the_truth()
+            one.check_the_books()

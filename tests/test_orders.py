@@ -1,4 +1,4 @@
-"""The life of an order as a table: nothing leaves an end, everything can come to one, and the hash says what is meant."""
+"""The life of an order as a table: nothing leaves an end, everything can come to one, the hash says what is meant."""
 
 import pytest
 from hypothesis import settings

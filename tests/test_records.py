@@ -1,4 +1,4 @@
-"""An order is read as it was written; what cannot be read, of other services or of ourselves, is refused and never guessed."""
+"""An order is read as it was written; what cannot be read, whoever wrote it, is refused and never guessed."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,16 @@ from copyrisk.records import Order, Request, order_fields, read_order, record_te
 from copyrisk.terms import ExecutionStatus, Flow, OrderStatus, OrderType
 from tests.order_twin import ACCOUNT, carried_out, foreign, order_in, spoiled, stored
 
-NUMBERS = ("order_price", "order_quantity", "margin", "contract_value", "commission", "swap", "stop_loss", "take_profit")
+NUMBERS = (
+    "order_price",
+    "order_quantity",
+    "margin",
+    "contract_value",
+    "commission",
+    "swap",
+    "stop_loss",
+    "take_profit",
+)
 NO_NUMBER = ["nan", "inf", "1e5", "1_000", "١", "-", "abc", " 1", "1\n", "9" * 19, "\N{SNOWMAN}", "x" * 1_000_000]
 
 usd = st.decimals(-(10**9), 10**9, places=2)
@@ -131,8 +140,8 @@ def refusal(fields: Mapping[str, str], record: str | None = None) -> str:
     try:
         read_order(ACCOUNT, "O1", fields, record)
     except Refused as refused:
-        assert len(str(refused)) < 300 and str(refused).isprintable()
-        return refused.code
+        is_one_line = len(str(refused)) < 300 and str(refused).isprintable()
+        return refused.code if is_one_line else f"no short line: {str(refused)[:300]!a}"
     return "read"
 
 
@@ -146,8 +155,17 @@ def test_an_order_of_another_service_needs_no_more_than_it_is_about() -> None:
 
 @pytest.mark.parametrize(
     ("execution", "flow"),
-    [("", None), ("local", Flow.LOCAL), ("provider", Flow.PROVIDER), ("rock", Flow.LOCAL), ("barclays", Flow.PROVIDER)]
-    + [(" Rock ", Flow.LOCAL), ("BARCLAYS", Flow.PROVIDER), ("Local", Flow.LOCAL), ("\tPROVIDER\n", Flow.PROVIDER)],
+    [
+        ("", None),
+        ("local", Flow.LOCAL),
+        ("provider", Flow.PROVIDER),
+        ("rock", Flow.LOCAL),
+        ("barclays", Flow.PROVIDER),
+        (" Rock ", Flow.LOCAL),
+        ("BARCLAYS", Flow.PROVIDER),
+        ("Local", Flow.LOCAL),
+        ("\tPROVIDER\n", Flow.PROVIDER),
+    ],
 )
 def test_a_flow_is_read_as_the_contract_reads_settings(execution: str, flow: Flow | None) -> None:
     found = read_order(ACCOUNT, "O1", foreign(execution=execution), None)
@@ -197,8 +215,28 @@ CLOSED = order_in(State.CLOSED, Flow.PROVIDER)
 
 @pytest.mark.parametrize(
     "record",
-    ["{", "null", "[]", "{}", "0", "1", '""', '"x"', "[1]", "true", "NaN", '{"state"', '{"state":"open"}', "\0", "é"]
-    + ["[" * 100_000, '{"a":' * 100_000, "1" * 5_000, " ", "\n"],
+    [
+        "{",
+        "null",
+        "[]",
+        "{}",
+        "0",
+        "1",
+        '""',
+        '"x"',
+        "[1]",
+        "true",
+        "NaN",
+        '{"state"',
+        '{"state":"open"}',
+        "\x00",
+        "é",
+        "[" * 100000,
+        '{"a":' * 100000,
+        "1" * 5000,
+        " ",
+        "\n",
+    ],
 )
 def test_a_record_that_is_no_record_is_refused(record: str) -> None:
     for order in (OPEN, CLOSED):
@@ -223,7 +261,7 @@ def test_a_number_of_a_record_is_of_the_grammar(field: str) -> None:
         ("close_price", [None]),
         ("reason", ["", "x", "nan", "1e5", "sNaN", "inf"]),
         ("body", ["", "x", "nan", "1e5", "sNaN", "inf"]),
-        ("attempts", [1]),
+        ("attempts", [1, -1]),
         ("requests", [[]]),
     ],
 )
@@ -252,7 +290,12 @@ def test_the_last_fields_of_a_finished_order_have_their_shape() -> None:
         assert refusal({}, spoiled(CLOSED, last=shape)) == "order_unreadable", shape
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda of: st.lists(of) | st.dictionaries(texts, of)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda of: st.lists(of) | st.dictionaries(texts, of),
+    )
+)
 def test_no_record_makes_a_traceback(said: Any) -> None:
     for field in json.loads(record_text(CLOSED)):
         assert refusal({}, spoiled(CLOSED, **{field: said})) in ("read", "order_unreadable")

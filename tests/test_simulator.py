@@ -13,14 +13,10 @@ from hypothesis import strategies as st
 
 from copyrisk import keys
 from copyrisk.errors import ConfigError
-from copyrisk.gateway.messages import parse_request
 from copyrisk.gateway.script import FaultScript, load_script, parse_script
 from copyrisk.gateway.simulator import Simulator, SimulatorSettings
-from copyrisk.gateway.venue import Venue
 from tests.conftest import Server
 from tests.provider import Provider, Speaker, end, placed, provider, provider_process, request, until
-
-BID, ASK = Decimal("1.1000"), Decimal("1.1002")
 
 
 @pytest.fixture
@@ -105,11 +101,6 @@ def test_a_placed_order_rests_until_its_price_comes(client: Speaker, running: Pr
 def test_each_pending_type_waits_for_its_own_side(
     order_type: str, side: str, price: str, before: tuple[str, str], after: tuple[str, str]
 ) -> None:
-    venue, script = Venue(), FaultScript()
-    order = venue.take(
-        parse_request(request("p", action="place", order_type=order_type, side=side, order_price=price)), script
-    )
-    venue.advance(order, None, script, 0)
     with provider() as running, Speaker(running.port, "tests") as client:
         client.hear()
         running.control("quote", symbol="EURUSD", bid=before[0], ask=before[1])
@@ -173,7 +164,7 @@ def test_parts_are_the_whole(lots: int, places: int, seed: int, request_id: str)
     assert len(parts) <= 5
 
 
-def test_the_same_seed_does_the_same(client: Speaker) -> None:
+def test_the_same_seed_does_the_same() -> None:
     script = {"seed": 7, "partial": 0.5, "reject": 0.2, "cut": 0.5, "delay_ms": [0, 3]}
     books = []
     for _ in range(2):

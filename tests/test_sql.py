@@ -1,15 +1,15 @@
 """The broker's database: whole accounts out of it, every order and booking into it once, on three databases."""
 
+import contextlib
 import gc
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -20,37 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from copyrisk import keys
-from copyrisk.errors import ConfigError, CopyriskError, InvalidId, StoreError, StoreUnavailable
+from copyrisk.errors import ConfigError, InvalidId, StoreError, StoreUnavailable
 from copyrisk.sql.database import Database, open_database
 from copyrisk.sql.tables import ORDER_NUMBERS, ORDER_TABLES
 from copyrisk.terms import ACCOUNT_TABLES, AccountType
-from tests.databases import KINDS, SqlServer, is_installed, running
+from tests.databases import SqlServer
 
 LIVE_1 = keys.account("live", "U1")
 TS_MS = 1_767_600_000_123
-
-
-@pytest.fixture(scope="session", params=KINDS)
-def sql_server(request: pytest.FixtureRequest) -> Iterator[SqlServer]:
-    if not is_installed(request.param):
-        assert os.environ.get("CI") != "true", f"{request.param} is not installed"
-        pytest.skip(f"{request.param} is not installed")
-    with running(request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def empty(sql_server: SqlServer) -> Iterator[Database]:
-    """A database without tables."""
-    with open_database(sql_server.new_url()) as opened:
-        yield opened
-
-
-@pytest.fixture
-def database(empty: Database) -> Database:
-    """A database with our tables."""
-    assert empty.migrate().is_ready
-    return empty
 
 
 def execute(database: Database, *statements: str) -> None:
@@ -92,7 +69,8 @@ def entry_of(
     version: int, order: dict[str, Any] | None = None, amount: str | None = None, **other: str
 ) -> dict[str, str]:
     order_id = other.get("order_id", "O1")
-    entry = {"entry_id": f"live:U1:{version}", "kind": "close", "amount_usd": amount, "balance_usd": "1000.5"}
+    whose = f"{other.get('user_type', 'live')}:{other.get('user_id', 'U1')}"
+    entry = {"entry_id": f"{whose}:{version}", "kind": "close", "amount_usd": amount, "balance_usd": "1000.5"}
     return {
         "user_type": "live",
         "user_id": "U1",
@@ -282,14 +260,18 @@ def test_a_table_without_what_is_needed_is_not_used(empty: Database) -> None:
     ):
         assert said in problems
     assert "demo_user_orders.margin: INTEGER cannot hold a decimal" in problems
-    for call in (
-        lambda: empty.account(keys.account("demo", "1")),
-        lambda: empty.write_history([entry_of(1, user_type="demo")]),
-    ):
-        with pytest.raises(StoreError) as refused:
-            call()
-        assert refused.value.code == "database_unfit"
-    assert empty.write_history([entry_of(1)]) == [None]
+    with pytest.raises(StoreError) as refused:
+        empty.account(keys.account("demo", "1"))
+    assert refused.value.code == "database_unfit"
+    others = [entry_of(1), entry_of(1, user_type="strategy_provider", amount="1"), entry_of(1, order_id="o o")]
+    unfit = entry_of(1, user_type="demo")
+    assert empty.write_history([unfit, *others, unfit]) == ["try_later", None, None, "invalid_order_id", "try_later"]
+    assert ledger_sum(empty) == 1
+    empty.undo_migrations()
+    execute(empty, "DROP TABLE demo_user_orders")
+    assert "demo_users.wallet_balance: there" in empty.migrate().problems[0]
+    assert empty.write_history([unfit, entry_of(2, user_type="demo", amount="1")]) == [None, "try_later"]
+    assert ledger_sum(empty) == 0
 
 
 def test_a_database_of_a_newer_version_is_left_alone(database: Database) -> None:
@@ -718,19 +700,51 @@ def test_a_server_that_goes_and_comes_back(database: Database, sql_server: SqlSe
         gc.collect()
     finally:
         sql_server.start()
-    assert database.account(LIVE_1) == {"wallet_balance": "5", "leverage": "1"}
+    assert database.account(LIVE_1) == {"wallet_balance": "10", "leverage": "1"}
     assert database.write_history([entry_of(1, amount="5"), entry_of(2, amount="6")]) == [None, None]
     assert ledger_sum(database) == 11
+    assert database.account(LIVE_1) == {"wallet_balance": "16", "leverage": "1"}
 
 
-def test_a_table_that_goes_away_is_an_error_of_ours(database: Database) -> None:
-    assert database.write_history([entry_of(1)]) == [None]
-    execute(database, "ALTER TABLE live_user_orders RENAME TO elsewhere")
-    codes = []
-    for _ in range(2):
-        with pytest.raises(CopyriskError) as fault:
-            database.write_history([entry_of(2)])
-        codes.append(fault.value.code)
-    assert codes[1] == "database_unfit"
-    execute(database, "ALTER TABLE elsewhere RENAME TO live_user_orders")
-    assert database.write_history([entry_of(2)]) == [None]
+def test_a_table_that_goes_away_stops_only_its_own(database: Database) -> None:
+    mine, other = entry_of(2, amount="1"), entry_of(1, user_type="demo", amount="2")
+    assert database.write_history([entry_of(1), entry_of(1, user_type="demo")]) == [None, None]
+    for table in ("live_user_orders", "live_users"):
+        execute(database, f"ALTER TABLE {table} RENAME TO elsewhere")
+        for _ in range(2):  # as it was seen before, and as it is
+            assert database.write_history([mine, other, mine]) == ["try_later", None, "try_later"]
+        assert ledger_sum(database) == 2
+        execute(database, f"ALTER TABLE elsewhere RENAME TO {table}")
+    execute(database, "ALTER TABLE copyrisk_ledger RENAME TO elsewhere")
+    assert database.write_history([mine, entry_of(3)]) in (["try_later", None], ["try_later", "try_later"])
+    assert database.write_history([mine, entry_of(3)]) == ["try_later", None]
+    execute(database, "ALTER TABLE elsewhere RENAME TO copyrisk_ledger")
+    assert database.write_history([mine]) == [None]
+    assert ledger_sum(database) == 3
+
+
+def test_a_table_that_is_not_allowed_stops_only_its_own(database: Database, sql_server: SqlServer) -> None:
+    if sql_server.kind == "sqlite":
+        pytest.skip("it has no users")
+    name, table = database.engine.url.database, "live_user_orders"
+    if sql_server.kind == "mariadb":
+        sql_server.execute("CREATE USER IF NOT EXISTS 'clerk'@'localhost'")
+        tables = [*ACCOUNT_TABLES.values(), *ORDER_TABLES.values(), "copyrisk_ledger"]
+        clerk = "'clerk'@'localhost'"
+        for found in tables:
+            sql_server.execute(f"GRANT SELECT, INSERT, UPDATE ON {name}.{found} TO {clerk}")
+        deny, allow = f"REVOKE INSERT ON {name}.{table} FROM {clerk}", f"GRANT INSERT ON {name}.{table} TO {clerk}"
+        sql_server.execute(deny)
+    else:
+        with contextlib.suppress(Exception):
+            sql_server.execute("CREATE USER clerk")
+        execute(database, "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO clerk")
+        deny, allow = f"REVOKE INSERT ON {table} FROM clerk", f"GRANT INSERT ON {table} TO clerk"
+        execute(database, deny)
+    with open_database(sql_server.url(str(name), user="clerk")) as clerks:
+        both = [entry_of(1, amount="1"), entry_of(1, user_type="demo", amount="2")]
+        assert clerks.write_history(both) == ["try_later", None]
+        assert ledger_sum(database) == 2
+        execute(database, allow)
+        assert clerks.write_history(both) == [None, None]
+    assert ledger_sum(database) == 3

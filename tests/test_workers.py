@@ -394,16 +394,17 @@ def test_an_account_that_is_not_known_opens_nothing(
 def test_a_quote_that_cannot_be_traded_on_is_refused(desk: Desk) -> None:
     desk.account("live:1")
     done(desk.open("live:1", "A"))
-    for code, bid, ask, ts in (
+    for number, (code, bid, ask, ts) in enumerate((
         ("quote_stale", "1.08", "1.09", now_ms() - 31_000),
         ("quote_from_future", "1.08", "1.09", now_ms() + 3_600_000),
         ("quote_crossed", "1.09", "1.08", None),
         ("quote_not_positive", "0", "1.08", None),
         ("quote_unreadable", "nan", "1.08", None),
-    ):
+    )):
         desk.quote(bid, ask, ts=ts)
-        assert refused(desk.open("live:1", "B")) == code if ts is None else code
+        assert refused(desk.open("live:1", f"B{number}")) == code
         assert refused(desk.do("close", "live:1", order_id="A")) == code
+    desk.quote()
     desk.client.hdel("market:EURUSD", "ask")
     assert refused(desk.do("close", "live:1", order_id="A")) == "quote_one_sided"
     assert desk.balance("live:1") == 10_000
@@ -733,7 +734,7 @@ def test_an_office_that_writes_beside_us_is_not_overwritten(desk: Desk) -> None:
 
     def lay_out_while_paying(*arguments: Any) -> None:
         if next(paid, None) is not None:  # a deposit arrives just now, twice
-            office.client.hset("user:{live:1}:config", "wallet_balance", desk.balance("live:1") + 100)
+            office.client.hset("user:{live:1}:config", "wallet_balance", str(desk.balance("live:1") + 100))
         lay_out(*arguments)
 
     appraiser.lay_out = lay_out_while_paying  # type: ignore[method-assign]

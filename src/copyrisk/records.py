@@ -122,11 +122,13 @@ def order_fields(order: Order) -> dict[str, str]:
         "contract_value": decimal_text(order.contract_value),
         "commission": money_text(order.commission_usd),
         "swap": money_text(order.swap_usd),
-        "execution": order.flow.value if order.flow else "",
         "user_type": order.account.type.value,
         "user_id": order.account.id,
-        "created_at": order.created_at,
     }
+    if order.flow is not None:
+        found["execution"] = order.flow.value
+    if order.created_at:
+        found["created_at"] = order.created_at
     if order.stop_loss is not None:
         found["stop_loss"] = decimal_text(order.stop_loss)
     if order.take_profit is not None:

@@ -56,8 +56,8 @@ _SESSION: dict[str, tuple[str, ...]] = {
 WRITES = "copyrisk_writes"
 
 
-def make_engine(url: str) -> sa.Engine:
-    """An engine that has connected once.
+def make_engine(url: str, *, must_answer: bool = True) -> sa.Engine:
+    """An engine that has connected once, or (without `must_answer`) has tried to.
 
     Raises
     ------
@@ -89,6 +89,8 @@ def make_engine(url: str) -> sa.Engine:
         with engine.connect():
             pass
     except sa.exc.OperationalError as fault:
+        if not must_answer:
+            return engine
         said = _without(parsed.password, one_line(fault))
         engine.dispose()
         raise ConfigError(f"{shown}: {said}", code="database_unreachable") from None

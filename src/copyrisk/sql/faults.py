@@ -14,6 +14,8 @@ ROW_REFUSED = "row_refused"
 _ROW_ERRORS = frozenset({1048, 1062, 1264, 1265, 1292, 1364, 1366, 1406, 1452, 1644, 4025})
 #: And those that another attempt may not meet: lock wait, deadlock, killed, the row changed meanwhile.
 _PASSING_ERRORS = frozenset({1205, 1213, 1927, 1020})
+#: And those of one table: what is asked of it is not allowed to us. Others say as much without a code of their own.
+_TABLE_ERRORS = frozenset({1142, 1143})
 #: PostgreSQL: classes of a row's errors (data, integrity) and an exception raised by a trigger.
 _ROW_STATES = ("22", "23", "P0001")
 _PASSING_STATES = ("40", "55P03")
@@ -55,9 +57,14 @@ def translated(fault: Exception) -> CopyriskError:
         return StoreError(f"the database refuses a value: {said}", code=ROW_REFUSED)
     if isinstance(fault, sa.exc.TimeoutError) or may_pass(fault):
         return StoreUnavailable(f"the database does not answer: {said}", code="database_unavailable")
-    if isinstance(fault, sa.exc.OperationalError | sa.exc.InterfaceError):
+    if isinstance(fault, sa.exc.OperationalError | sa.exc.InterfaceError) and not _is_of_a_table(fault):
         return StoreUnavailable(f"the database cannot be used now: {said}", code="database_unavailable")
     return StoreError(f"the database refuses: {said}", code="database_error")
+
+
+def _is_of_a_table(fault: sa.exc.DBAPIError) -> bool:
+    """Whether the database is there but a table is not, or not for us."""
+    return _number(fault) in _TABLE_ERRORS or getattr(fault.orig, "sqlite_errorname", "") == "SQLITE_ERROR"
 
 
 def one_line(fault: Exception) -> str:

@@ -7,10 +7,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from copyrisk.errors import Refused
+from copyrisk.keys import Account
 from copyrisk.sql.history import HistoryEntry, Row
 from copyrisk.sql.shapes import Shape
 from copyrisk.sql.tables import LEDGER, ORDERS, TableNeeds
-from copyrisk.sql.values import WholeText, field_text, is_whole
+from copyrisk.sql.values import field_text, may_hold
+from copyrisk.sql.wallets import book, lock_wallets
 
 #: What an order keeps from its first row on.
 _NEVER_CHANGED = ("order_id", "order_user_id", "created_at")
@@ -24,7 +26,7 @@ def find_row(
     """The fields of the row with this id that are not NULL, as text; `None` if there is no row."""
     table = shape.table
     sought = [(table.c[name], text) for name, text in zip(needs.unique, wanted, strict=True)]
-    if any(isinstance(column.type, WholeText) and not is_whole(text) for column, text in sought):
+    if not all(may_hold(column.type, text) for column, text in sought):
         return None
     # A collation may find `ABC` where `abc` is looked for, and that is another account.
     for row in connection.execute(sa.select(table).where(*(column == text for column, text in sought))).mappings():
@@ -34,36 +36,53 @@ def find_row(
     return None
 
 
-def write_rows(connection: sa.Connection, entries: Sequence[HistoryEntry], shapes: Mapping[str, Shape]) -> None:
-    """Insert bookings that are absent, and orders that are absent or older; all of it or, on an error, nothing.
+def write_rows(connection: sa.Connection, entries: Sequence[HistoryEntry], shapes: Mapping[str, Shape]) -> set[Account]:
+    """Insert bookings that are absent, add them to the balances, insert orders that are absent or replace older ones;
+    all of it or, on an error, nothing.
 
     Parameters
     ----------
     shapes : mapping of str to Shape
-        By name: the ledger and every order table that is written to.
+        By name: the ledger, every order table that is written to, and of accounts those that are booked to.
+
+    Returns
+    -------
+    set of Account
+        Accounts whose amounts are in the ledger only: they have no balance to add to.
 
     Raises
     ------
     Refused
-        `entry_id_taken`, `order_id_taken`; the transaction must be rolled back.
+        `entry_id_taken`, `order_id_taken`, `row_refused`; the transaction must be rolled back.
     """
+    unbooked: set[Account] = set()
     bookings = [entry.booking for entry in entries if entry.booking is not None]
     if bookings:
-        _write_bookings(connection, shapes[LEDGER.name].table, bookings)
+        wallets = lock_wallets(connection, booked_accounts(entries), shapes)
+        unbooked = book(connection, _write_bookings(connection, shapes[LEDGER.name].table, bookings), wallets, shapes)
     for kind, needs in ORDERS.items():
         orders = [entry.order for entry in entries if entry.account.type is kind]
         if orders:
             _write_orders(connection, shapes[needs.name].table, orders)
+    return unbooked
 
 
-def _write_bookings(connection: sa.Connection, table: sa.Table, bookings: Sequence[Row]) -> None:
+def booked_accounts(entries: Sequence[HistoryEntry]) -> set[Account]:
+    """The accounts that entries book to."""
+    return {entry.account for entry in entries if entry.booking is not None}
+
+
+def _write_bookings(connection: sa.Connection, table: sa.Table, bookings: Sequence[Row]) -> list[Row]:
+    """Returns those that were absent; certain if the rows of their accounts are held."""
     once = {row["entry_id"]: row for row in bookings}
+    before = _rows_by_id(connection, (table.c.entry_id,), list(once))
     connection.execute(_insert_if_absent(connection.dialect.name, table), _in_order(once, "entry_id"))
     identity = (table.c.entry_id, *(table.c[name] for name in _BOOKING_IDENTITY))
     there = _rows_by_id(connection, identity, list(once))
     for row in bookings:
         if there.get(row["entry_id"]) != tuple(row[name] for name in _BOOKING_IDENTITY):
             raise Refused(f"the ledger says something else of {row['entry_id']}", code="entry_id_taken")
+    return [row for entry_id, row in once.items() if entry_id not in before]
 
 
 def _write_orders(connection: sa.Connection, table: sa.Table, orders: Sequence[Row]) -> None:

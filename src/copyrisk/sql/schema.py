@@ -49,13 +49,13 @@ class SchemaReport:
         return self.revision == self.head and not self.problems
 
 
-def report(connection: sa.Connection, id_column: str) -> SchemaReport:
+def report(connection: sa.Connection, id_column: str, *, books_balance: bool) -> SchemaReport:
     """Look at every table; nothing is changed."""
-    shapes = [find_shape(connection, needs) for needs in all_needs(id_column)]
+    shapes = [find_shape(connection, needs) for needs in all_needs(id_column, books_balance=books_balance)]
     return SchemaReport(
         revision=MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision(),
         head=ScriptDirectory.from_config(_config(None)).get_current_head() or "",
-        problems=tuple(problem for shape in shapes for problem in shape.problems),
+        problems=tuple(dict.fromkeys(problem for shape in shapes for problem in shape.problems)),
         absent=tuple(f"{shape.table.name}.{name}" for shape in shapes for name in shape.absent),
     )
 

@@ -8,6 +8,9 @@ import sqlalchemy as sa
 from copyrisk.sql.tables import Kind, TableNeeds
 from copyrisk.sql.values import DecimalText, UtcTime, WholeText
 
+#: MariaDB's engines that keep what a transaction did although it was rolled back.
+_NOT_TRANSACTIONAL = ("myisam", "aria", "memory", "csv", "archive", "mrg_myisam")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -49,6 +52,8 @@ def find_shape(connection: sa.Connection, needs: TableNeeds) -> Shape:
             columns.append(sa.Column(name, bound))
     if not _has_unique(inspector, needs):
         problems.append(f"{needs.name}: {', '.join(needs.unique)} must be unique")
+    if needs.is_written and (engine := _engine(inspector, needs.name)).lower() in _NOT_TRANSACTIONAL:
+        problems.append(f"{needs.name}: {engine} has no transactions")
     absent = tuple(name for name in needs.columns if name in needs.optional and name not in found)
     return Shape(sa.Table(needs.name, sa.MetaData(), *columns), tuple(problems), absent)
 
@@ -64,11 +69,34 @@ def _bound_type(kind: Kind, found: sa.types.TypeEngine[Any], dialect: str) -> sa
     elif kind is Kind.DECIMAL and isinstance(found, sa.Numeric | sa.Float | sa.String):
         # SQLite takes the text for the number itself, if its column is one of numbers.
         bound = DecimalText() if is_text or dialect == "sqlite" else sa.Numeric(36, 18)
+    elif kind is Kind.BALANCE:
+        bound = _balance_type(found, is_text=is_text, is_sqlite=dialect == "sqlite")
     elif kind is Kind.TIME and isinstance(found, sa.DateTime):
         bound = UtcTime()
     elif kind is Kind.VERSION and isinstance(found, sa.Integer):
         bound = sa.BigInteger()
     return bound
+
+
+def _balance_type(
+    found: sa.types.TypeEngine[Any], *, is_text: bool, is_sqlite: bool
+) -> sa.types.TypeEngine[Any] | None:
+    """Text to which we add, or a decimal to which the database does; a float would drift from what was booked."""
+    is_float = isinstance(found, sa.Float)
+    is_number = is_float or isinstance(found, sa.Numeric)
+    if is_text or (is_sqlite and is_number):  # what SQLite then holds is compared after every booking
+        return DecimalText()
+    if is_float or not isinstance(found, sa.Numeric) or (found.scale is not None and found.scale < 2):
+        return None
+    return sa.Numeric(36, 18)
+
+
+def _engine(inspector: sa.Inspector, table: str) -> str:
+    """Of a table of MariaDB; empty if it is another database's."""
+    if inspector.dialect.name != "mysql":
+        return ""
+    options = inspector.get_table_options(table)
+    return next((str(value) for name, value in options.items() if name.endswith("_engine")), "")
 
 
 def _text_type(found: sa.types.TypeEngine[Any], *, is_text: bool) -> sa.types.TypeEngine[Any] | None:

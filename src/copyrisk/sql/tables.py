@@ -17,6 +17,7 @@ class Kind(Enum):
     ANY = "any"  # read only, in whatever type it comes
     TEXT = "text"
     DECIMAL = "decimal"
+    BALANCE = "balance exactly (two decimals at least)"  # text, or a decimal that the database adds to
     TIME = "time"
     VERSION = "version"
 
@@ -32,12 +33,15 @@ class TableNeeds:
         Rows are found by these columns: there must be one row at most.
     optional : frozenset of str
         Columns that a broker's own table may lack: what they would say is not known.
+    is_written : bool
+        So it must be able to take back what a transaction has not finished.
     """
 
     name: str
     columns: Mapping[str, Kind]
     unique: tuple[str, ...]
     optional: frozenset[str] = field(default=frozenset())
+    is_written: bool = False
 
     @property
     def fields(self) -> list[str]:
@@ -52,8 +56,10 @@ ORDER_TABLES = {
     AccountType.FOLLOWER: "copy_follower_orders",
 }
 
+#: Of an account, what is booked to.
+BALANCE = "wallet_balance"
 #: Without these an account cannot be valued.
-_ACCOUNT_NEEDED = ("wallet_balance", "leverage")
+_ACCOUNT_NEEDED = (BALANCE, "leverage")
 _ACCOUNT_OPTIONAL = (
     "group",
     "status",
@@ -103,6 +109,12 @@ def account_needs(kind: AccountType, id_column: str) -> TableNeeds:
     return TableNeeds(ACCOUNT_TABLES[kind], columns, (id_column,), frozenset(optional))
 
 
+def wallet_needs(kind: AccountType, id_column: str) -> TableNeeds:
+    """Of the same table, to book to its balances."""
+    columns = {BALANCE: Kind.BALANCE, id_column: Kind.TEXT}
+    return TableNeeds(ACCOUNT_TABLES[kind], columns, (id_column,), is_written=True)
+
+
 GROUPS = TableNeeds(
     "groups",
     {"name": Kind.TEXT, "symbol": Kind.TEXT, **dict.fromkeys((*_GROUP_NEEDED, *_GROUP_OPTIONAL), Kind.ANY)},
@@ -130,7 +142,7 @@ _ORDER_COLUMNS = {
     "updated_at": Kind.TIME,
     "version": Kind.VERSION,
 }
-ORDERS = {kind: TableNeeds(name, _ORDER_COLUMNS, ("order_id",)) for kind, name in ORDER_TABLES.items()}
+ORDERS = {kind: TableNeeds(name, _ORDER_COLUMNS, ("order_id",), is_written=True) for kind, name in ORDER_TABLES.items()}
 LEDGER = TableNeeds(
     "copyrisk_ledger",
     {
@@ -139,9 +151,11 @@ LEDGER = TableNeeds(
         "created_at": Kind.TIME,
     },
     ("entry_id",),
+    is_written=True,
 )
 
 
-def all_needs(id_column: str) -> list[TableNeeds]:
+def all_needs(id_column: str, *, books_balance: bool) -> list[TableNeeds]:
     """Of every table."""
-    return [*(account_needs(kind, id_column) for kind in AccountType), GROUPS, *ORDERS.values(), LEDGER]
+    wallets = [wallet_needs(kind, id_column) for kind in AccountType] if books_balance else []
+    return [*(account_needs(kind, id_column) for kind in AccountType), GROUPS, *ORDERS.values(), LEDGER, *wallets]

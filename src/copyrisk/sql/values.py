@@ -1,5 +1,6 @@
 """Values on their way: types that carry them exactly, and what Redis has for what a column says."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,6 +11,7 @@ from copyrisk.decimals import decimal_text, parse_decimal
 from copyrisk.errors import StoreError
 
 _FIELD_CHARS = 4096
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class DecimalText(sa.types.TypeDecorator[Decimal]):
@@ -56,6 +58,13 @@ def is_whole(text: str) -> bool:
     """Whether an integer column of 64 bits may hold this id."""
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdecimal() and len(digits) <= 18 and str(int(text)) == text
+
+
+def may_hold(kind: sa.types.TypeEngine[Any], text: str) -> bool:
+    """Whether a column of ids may hold this one; of what it may not hold there is no row."""
+    if isinstance(kind, WholeText):
+        return is_whole(text)
+    return not isinstance(kind, sa.Uuid) or _UUID.fullmatch(text) is not None
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):

@@ -183,7 +183,7 @@ def trigger_fields(order: Order) -> dict[str, str]:
     if not waits and not (levels and order.state in (State.FILLING, State.OPEN)):
         return {}
     names = ("symbol", "order_type", "user_type", "user_id", "execution", "margin")
-    found = {name: said[name] for name in names} | levels | {"state": order.state.value}
+    found = {name: said[name] for name in names if name in said} | levels | {"state": order.state.value}
     found |= {f"{name}_compare": level for name, level in levels.items()}
     if waits:
         found["order_price_compare"] = said["order_price"]

@@ -14,6 +14,7 @@ from copyrisk.store.pipe import Pipe, pack
 
 log = structlog.get_logger(__name__)
 
+_AT_ONCE = 1_000
 _FINISHED_KEEP_MS = 30 * DAY_MS
 _UNTRIGGERED_KEEP_MS = 600_000
 _TRIGGER_FIELDS = (
@@ -47,7 +48,9 @@ class Effects:
 
     def read_outboxes(self, accounts: Sequence[Account]) -> list[Waiting]:
         """Everything that waits in these accounts' outboxes, in order."""
-        replies = self._pipe.exchange([pack("XRANGE", keys.outbox(account), "-", "+") for account in accounts])
+        replies = self._pipe.exchange(
+            [pack("XRANGE", keys.outbox(account), "-", "+", "COUNT", _AT_ONCE) for account in accounts]
+        )
         found = []
         for account, reply in zip(accounts, replies, strict=True):
             if _fails(reply):

@@ -138,8 +138,14 @@ local function claim(keys, args)
     redis.call('PEXPIRE', keys[1], args[3])
     return 'claimed'
   end
-  local owner = redis.call('HMGET', keys[1], 'user_type', 'user_id')
-  return owner[1] == args[1] and owner[2] == args[2] and 'own' or 'other'
+  local owner = redis.call('HMGET', keys[1], 'user_type', 'user_id', 'copyrisk_version')
+  if owner[1] ~= args[1] or owner[2] ~= args[2] then
+    return 'other'
+  end
+  if not owner[3] and redis.call('PTTL', keys[1]) >= 0 then
+    redis.call('PEXPIRE', keys[1], args[3])
+  end
+  return 'own'
 end
 
 -- args: 1 version, 2 ms to keep it ('': for good), 3 how many words to set, those words, then fields to delete

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from copyrisk import keys
-from copyrisk.errors import CopyriskError
+from copyrisk.errors import CopyriskError, StoreError
 from copyrisk.store.connection import store_error
 from copyrisk.store.effects import add_request
 from copyrisk.store.functions import texts
@@ -110,4 +110,6 @@ class Consumer:
         failure = store_error(redis.ResponseError(str(reply)))
         if str(reply).startswith("NOGROUP"):
             failure.code = "no_group"
+        if str(reply).startswith("CROSSSLOT"):
+            failure = StoreError("several streams cannot be read at once on a cluster", code="server_is_cluster")
         raise failure
