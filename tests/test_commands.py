@@ -125,9 +125,17 @@ def test_the_price_of_a_market_order_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stop_loss", "take_profit"])
-@pytest.mark.parametrize("absent", [None, ""])
-def test_a_level_without_price_is_to_be_cancelled(kind: str, absent: str | None) -> None:
-    assert command(kind, **{kind: absent}).price is None
+def test_a_level_without_price_is_to_be_cancelled(kind: str) -> None:
+    assert command(kind, **{kind: None}).price is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [("stop_loss", "stop_loss"), ("take_profit", "take_profit"), ("close", "order_quantity")]
+)
+def test_what_would_mean_all_or_none_if_it_were_absent_is_not_left_empty(kind: str, field: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        command(kind, **{field: ""})
+    assert refusal.value.code == f"invalid_{field}"
 
 
 def test_a_margin_check_has_no_price() -> None:

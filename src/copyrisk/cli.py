@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
 import structlog
 from rich.console import Console
 
@@ -21,12 +20,13 @@ from copyrisk.demo.run import DemoOptions, run_demo
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine, TickReport
 from copyrisk.errors import ConfigError, CopyriskError
+from copyrisk.gateway.gateway import run_gateway
+from copyrisk.gateway.simulator import run_simulator
 from copyrisk.log import configure_logging
-from copyrisk.roles import ROLES, parse_kinds, run_monitors, run_workers
+from copyrisk.operations import COMMANDS, add_commands
+from copyrisk.roles import ROLES, client_of, parse_kinds, run_monitors, run_recorder, run_workers
 from copyrisk.settings import Settings, load_settings
-from copyrisk.store.connection import check_server, connect
-from copyrisk.store.letters import list_letters, replay
-from copyrisk.store.pipe import Pipe
+from copyrisk.store.connection import check_server
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _check(settings)
         if options.demo:
             return _demo(settings, options, stop)
-        if options.command == "dead-letters":
-            return _dead_letters(settings, options)
+        if options.command is not None:
+            return COMMANDS[options.command](settings, options)
         with _server(settings) as url:
             if options.role != "daemon":
                 return _role(settings, url, options, stop)
@@ -86,10 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--accounts", type=_count, metavar="N", help="accounts to seed (default 1000)")
     demo.add_argument("--replay", type=Path, metavar="FILE", help="play the quotes of an .npz file")
     demo.add_argument("--speed", type=_speed, metavar="X", help="times as fast as real time (default 1)")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    letters = commands.add_parser("dead-letters", help="entries that failed again and again")
-    letters.add_argument("action", choices=("list", "replay"))
-    letters.add_argument("ids", nargs="*", metavar="ID", help="which to replay; 'all' for all of them")
+    add_commands(parser)
     return parser
 
 
@@ -142,53 +139,32 @@ def _server(settings: Settings) -> Iterator[str]:
         yield server.url
 
 
-def _client(settings: Settings, url: str) -> redis.Redis:
-    return connect(
-        url,
-        connect_timeout_ms=settings.redis.connect_timeout_ms,
-        reply_timeout_ms=settings.redis.reply_timeout_ms,
-    )
-
-
 def _check(settings: Settings) -> int:
     with _server(settings) as url:
-        info = check_server(_client(settings, url))
+        info = check_server(client_of(settings, url))
     print(f"settings: ok, tick {settings.tick.period_ms} ms")
     print(f"server: ok, {info}")
     return EXIT_OK
 
 
 def _role(settings: Settings, url: str, options: argparse.Namespace, stop: threading.Event) -> int:
-    client = _client(settings, url)
+    client = client_of(settings, url)
     log.info("started", role=options.role, server=str(check_server(client)))
     if options.role == "workers":
         run_workers(client, settings, parse_kinds(options.only), stop)
-    else:
+    elif options.role == "monitors":
         run_monitors(client, settings, stop)
-    return EXIT_OK
-
-
-def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
-    if settings.redis.url is None:
-        raise ConfigError("dead letters lie on a server: say which with --redis")
-    pipe = Pipe(_client(settings, settings.redis.url))
-    letters = list_letters(pipe)
-    if options.action == "list":
-        for letter in letters:
-            print(f"{letter.id}  {letter.stream} {letter.entry_id}  {letter.code}: {letter.reason}")
-            print("    " + " ".join(f"{name}={value}" for name, value in letter.fields.items()))
-        print(f"{len(letters)} dead letters")
-        return EXIT_OK
-    if not options.ids:
-        raise ConfigError("say which to replay: ids, or 'all'")
-    for letter_id in [letter.id for letter in letters] if options.ids == ["all"] else options.ids:
-        letter = replay(pipe, letter_id)
-        print(f"{letter_id} put back into {letter.stream}")
+    elif options.role == "recorder":
+        run_recorder(client, settings, stop)
+    elif options.role == "gateway":
+        run_gateway(client, settings.gateway(), stop)
+    else:
+        run_simulator(settings.simulated_provider(url), stop)
     return EXIT_OK
 
 
 def _daemon(settings: Settings, url: str, stop: threading.Event, *, once: bool, ticks: int | None) -> int:
-    client = _client(settings, url)
+    client = client_of(settings, url)
     log.info("started", server=str(check_server(client)), tick_ms=settings.tick.period_ms)
     engine = Engine(client, Book(settings.rules()), settings.hours(), settings.tick.period_ms)
     if once:

@@ -138,6 +138,9 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
     # Without a key of the client's the same order id is the same order, and any other entry a cause of its own.
     cause = f"order:{given_id}" if kind in PLACING and given_id else f"entry:{entry_id}"
     key = f"key:{client_key}" if client_key else cause
+    named = kind.value if kind in (CommandType.STOP_LOSS, CommandType.TAKE_PROFIT) else "order_quantity"
+    if kind not in PLACING and fields.get(named) == "":  # absent it would mean all of it, or none at all
+        raise Refused(f"{named} is empty: leave it out, or say what it is", code=f"invalid_{named}")
     return Command(
         id=entry_id,
         type=kind,

@@ -38,3 +38,8 @@ def cents(value: Decimal) -> Decimal:
 def money_text(value: Decimal) -> str:
     """An amount of USD as it is written: two decimals."""
     return f"{cents(value):f}"
+
+
+def charge_text(value: Decimal) -> str:
+    """Commission or swap in USD: two decimals, or as many as another service charged."""
+    return money_text(value) if value == cents(value) else decimal_text(value)

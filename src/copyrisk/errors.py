@@ -75,7 +75,7 @@ class TryLater(CopyriskError):
     code = "try_later"
 
 
-class UnsupportedFlow(CopyriskError):
+class UnsupportedFlow(Refused):
     """The account's `sending_orders` names no flow that its type may use."""
 
     code = "unsupported_flow"

@@ -63,6 +63,8 @@ def _check(report: Report, request: Request) -> Nothing | None:
         raise Break(f"filled lots went from {request.filled} to {report.filled}", code="filled_quantity_decreased")
     if report.filled > request.asked:
         raise Break(f"{report.filled} of {request.asked} lots filled", code="overfill")
+    if report.status is ReportStatus.ACCEPTED and report.filled != request.filled:
+        raise Break(f"accepted, but {report.filled} lots filled", code="status_does_not_fit")
     if report.status is ReportStatus.FILLED and report.filled != request.asked:
         raise Break(f"filled, but {report.filled} of {request.asked} lots", code="fill_incomplete")
     return None
@@ -79,16 +81,18 @@ def _opening(report: Report, request: Request, order: Order, situation: Situatio
             return _unchanged(before, order.with_request(seen))  # the provider has it; that is all it says
         return _moved(Event.ACCEPT_REPORTED, before, order.with_request(seen))
     is_all, is_refused = report.filled == request.asked, report.status in _REFUSALS
-    order = order.with_request(replace(seen, price=report.average_price, is_final=is_all or is_refused))
+    is_more = report.filled > request.filled
+    price = report.average_price if is_more else request.price
+    order = order.with_request(replace(seen, price=price, is_final=is_all or is_refused))
     event = Event.FILL_REPORTED if is_all else Event.PART_REPORTED
-    if report.filled > request.filled:
+    if is_more:
         order = _moved(event, before, _filled(order, report, situation)).order
     if is_all or not is_refused:
         return Outcome(event, order, before)
     ended = Event.REJECT_REPORTED if report.status is ReportStatus.REJECTED else Event.END_REPORTED
     if order.opened:
         return _moved(ended, before, replace(order, whole_margin_usd=order.margin_usd))
-    return _moved(ended, before, replace(order, reason=report.reason or report.status.value))
+    return _moved(ended, before, replace(order, reason=order.reason or report.reason or report.status.value))
 
 
 def _filled(order: Order, report: Report, situation: Situation) -> Order:
@@ -102,6 +106,7 @@ def _filled(order: Order, report: Report, situation: Situation) -> Order:
         opened=report.filled,
         contract_value=report.filled * market.agreed().contract_size,
         commission_usd=market.commission_usd(report.filled, report.average_price, is_entry=True),
+        reason="",
         margin_usd=share_of(order.whole_margin_usd, report.filled, order.asked),
     )
 
@@ -116,12 +121,14 @@ def _closing(report: Report, request: Request, order: Order, situation: Situatio
         request,
         sequence=report.sequence,
         filled=report.filled,
-        price=report.average_price or request.price,
+        price=report.average_price if lots else request.price,
         is_final=is_all or report.status in _REFUSALS,
     )
     if report.status is ReportStatus.ACCEPTED:
         return _unchanged(before, order.with_request(seen))
     booking: Booking | None = None
+    if lots > order.quantity:
+        raise Break(f"{lots} lots closed of {order.quantity}", code="overfill")
     if lots:
         if situation.balance is None:
             raise TryLater("the account's balance cannot be read", code="wallet_balance_invalid")

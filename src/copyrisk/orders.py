@@ -87,6 +87,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.PLACING, _E.PART_REPORTED): _S.FILLING,
     (_S.PLACING, _E.FILL_REPORTED): _S.OPEN,
     # a pending order, here or with the provider
+    (_S.PENDING, _E.ACCEPT_REPORTED): _S.PENDING,
     (_S.PENDING, _E.LEVELS_SET): _S.PENDING,
     (_S.PENDING, _E.MODIFIED): _S.PENDING,
     (_S.PENDING, _E.MODIFY_SENT): _S.MODIFYING,
@@ -104,7 +105,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.MODIFYING, _E.FILL_REPORTED): _S.OPEN,
     (_S.MODIFYING, _E.REJECT_REPORTED): _S.REJECTED,
     (_S.MODIFYING, _E.END_REPORTED): _S.CANCELLED,
-    (_S.CANCELLING, _E.CANCEL_REPORTED): _S.CANCELLED,
+    (_S.CANCELLING, _E.CANCEL_REPORTED): _S.CANCELLING,  # the order's own request says how much was filled before
     (_S.CANCELLING, _E.CANCEL_REJECT_REPORTED): _S.PENDING,
     (_S.CANCELLING, _E.PART_REPORTED): _S.FILLING,
     (_S.CANCELLING, _E.FILL_REPORTED): _S.OPEN,

@@ -1,12 +1,14 @@
 """Writing changed orders and booked amounts to the database: from the history stream, each exactly once.
 
-Entries are acknowledged after the database has them; it knows by version and entry id what it has already.
+Entries are acknowledged after the database has them; it knows by version and entry id what it has already. Those
+that it cannot take as it is now stay where they are, and hold up no others.
 """
 
 import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -20,23 +22,32 @@ from copyrisk.store.streams import Consumer, Entry
 log = structlog.get_logger(__name__)
 
 _GROUP = "database"
-_BATCH, _WAIT_MS, _RETRY_MS = 500, 500, 2_000
+_BATCH, _WAIT_MS = 500, 500
+#: Code of an entry that comes again.
+_TRY_LATER = "try_later"
 
 
 class History(Protocol):
     """Where history is written."""
 
     def write_history(self, entries: Sequence[Mapping[str, str]]) -> list[str | None]:
-        """Write entries; of each `None`, or the code of its refusal. Raises `StoreError` if nothing can be written."""
+        """Write entries; of each `None`, `try_later`, or the code of its refusal. Raises `StoreError` for all."""
 
 
 class Recorder:
-    """Takes the history stream to the database."""
+    """Takes the history stream to the database.
 
-    def __init__(self, pipe: Pipe, history: History) -> None:
+    Parameters
+    ----------
+    retry_ms : int
+        Entries that were handed out so long ago and are not acknowledged are taken up again, whoever had them.
+    """
+
+    def __init__(self, pipe: Pipe, history: History, *, retry_ms: int = 2_000) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._consumer = Consumer(pipe, _GROUP, name, (keys.HISTORY,))
-        self._history = history
+        self._history, self._retry_ms = history, retry_ms
+        self._sweep_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Write until `stop` is set; a store or database that fails is waited for."""
@@ -50,11 +61,18 @@ class Recorder:
             except StoreError as failure:
                 log.error("recorder_waits", code=failure.code, reason=str(failure))
                 joined = False
-                stop.wait(_RETRY_MS / 1000.0)
+                stop.wait(self._retry_ms / 1000.0)
 
     def step(self, wait_ms: int) -> int:
-        """Write what is there, waiting so long for the first entry; returns how many entries."""
-        entries = self._consumer.take_over(_RETRY_MS, _BATCH) or self._consumer.read(_BATCH, wait_ms)
+        """Write what is there, waiting so long for the first entry; returns how many are done with."""
+        done = 0
+        if time.monotonic() >= self._sweep_s:
+            done = self._write(self._consumer.take_over(self._retry_ms, _BATCH))
+            if not done:  # as long as old ones can be written there may be more
+                self._sweep_s = time.monotonic() + self._retry_ms / 1000.0
+        return done + self._write(self._consumer.read(_BATCH, 1 if done else wait_ms))
+
+    def _write(self, entries: list[Entry]) -> int:
         if not entries:
             return 0
         crash.reach("recorder.taken")
@@ -64,8 +82,11 @@ class Recorder:
         for entry, code in zip(entries, codes, strict=True):
             if code is None:
                 written.append(entry)
-            else:
+            elif code != _TRY_LATER:
                 log.critical("dead_letter", code=code, stream=entry.stream, entry=entry.id)
                 self._consumer.bury(entry, Refused("the database cannot take the entry", code=code))
         self._consumer.acknowledge(written)
-        return len(entries)
+        later = codes.count(_TRY_LATER)
+        if later:
+            log.warning("history_waits", entries=later, oldest=entries[codes.index(_TRY_LATER)].id)
+        return len(entries) - later

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from copyrisk.decimals import ZERO, decimal_text, money_text, parse_decimal
+from copyrisk.decimals import ZERO, charge_text, decimal_text, money_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account, check_symbol
+from copyrisk.keys import Account, check_order_id, check_symbol
 from copyrisk.orders import FINISHED, HOLDING_LOTS, STATUSES, State, state_of
 from copyrisk.terms import Flow, OrderType, SendingOrders
 
 _REQUESTS_KEPT = 16
+_ACTIONS = ("open", "place", "modify", "cancel", "close")
 
 #: Fields of the order's hash that may be absent; the others are always written.
 OPTIONAL_FIELDS = ("stop_loss", "take_profit", "master_order_id")
@@ -101,7 +102,8 @@ class Order:
     def with_request(self, request: Request) -> "Order":
         """The order with a new or changed request; of those that came to their end only the latest are kept."""
         requests = {**self.requests, request.id: request}
-        done = [old.id for old in requests.values() if old.is_final and old.action not in ("open", "place")]
+        kept = ("open", "place")
+        done = [old.id for old in requests.values() if old.is_final and old.action not in kept and old.id != request.id]
         for old in done[:-_REQUESTS_KEPT]:
             del requests[old]
         return replace(self, requests=requests)
@@ -120,8 +122,8 @@ def order_fields(order: Order) -> dict[str, str]:
         "order_quantity": decimal_text(order.opened if order.state is State.CLOSED else order.quantity),
         "margin": money_text(order.margin_usd if order.state in HOLDING_LOTS else order.whole_margin_usd),
         "contract_value": decimal_text(order.contract_value),
-        "commission": money_text(order.commission_usd),
-        "swap": money_text(order.swap_usd),
+        "commission": charge_text(order.commission_usd),
+        "swap": charge_text(order.swap_usd),
         "user_type": order.account.type.value,
         "user_id": order.account.id,
     }
@@ -143,8 +145,8 @@ def result_fields(order: Order) -> dict[str, str]:
     found = {
         "net_profit": money_text(order.net_profit_usd),
         "opened_quantity": decimal_text(order.opened),
-        "commission": money_text(order.commission_usd + order.paid_commission_usd),
-        "swap": money_text(order.swap_usd + order.paid_swap_usd),
+        "commission": charge_text(order.commission_usd + order.paid_commission_usd),
+        "swap": charge_text(order.swap_usd + order.paid_swap_usd),
     }
     if order.close_price is not None:
         found["close_price"] = decimal_text(order.close_price)
@@ -162,8 +164,8 @@ def record_text(order: Order) -> str:
             "opened": decimal_text(order.opened),
             "whole_margin": money_text(order.whole_margin_usd),
             "net_profit": money_text(order.net_profit_usd),
-            "paid_commission": money_text(order.paid_commission_usd),
-            "paid_swap": money_text(order.paid_swap_usd),
+            "paid_commission": charge_text(order.paid_commission_usd),
+            "paid_swap": charge_text(order.paid_swap_usd),
             "close_price": None if order.close_price is None else decimal_text(order.close_price),
             "reason": order.reason,
             "body": order.body,
@@ -181,9 +183,14 @@ def _request_list(request: Request) -> list[Any]:
     return [request.id, request.action, request.sequence, request.is_final, *(str(number) for number in numbers)]
 
 
-def _request(values: list[Any]) -> Request:
-    asked, price, filled, profit = (Decimal(text) for text in values[4:])
-    return Request(values[0], values[1], asked, price, values[2], filled, profit, values[3])
+def _request(values: Any) -> Request:
+    request_id, action, sequence, is_final, *texts = _typed(values, list)
+    numbers = [Decimal(_typed(text, str)) for text in texts]  # results have more decimals than the grammar
+    if action not in _ACTIONS or _typed(sequence, int) < 0 or not all(number.is_finite() for number in numbers):
+        raise ValueError(f"no request: {str(values)[:40]}")
+    asked, price, filled, profit = numbers
+    checked_id = check_order_id(_typed(request_id, str))
+    return Request(checked_id, action, asked, price, sequence, filled, profit, _typed(is_final, bool))
 
 
 def read_order(account: Account, order_id: str, stored: Mapping[str, str], record: str | None) -> Order | None:
@@ -194,22 +201,52 @@ def read_order(account: Account, order_id: str, stored: Mapping[str, str], recor
     Refused
         `order_unreadable`: one of its fields is not of its grammar. Nothing can be decided about it.
     """
+    if not stored and not record:
+        return None
     try:
-        known = json.loads(record) if record else {}
-        said = stored or known.get("last")
-        return _order(account, order_id, said, known, is_stored=bool(stored)) if said else None
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, InvalidId) as fault:
-        raise Refused(f"order {order_id} cannot be read: {fault}", code="order_unreadable") from None
+        known = _read_record(record) if record else None
+        # An order that has ended does not come back, whoever writes its hash anew.
+        said = known["last"] if known and known["state"] in FINISHED else stored
+        return _order(account, order_id, said, known)
+    except (LookupError, ValueError, TypeError, ArithmeticError, RecursionError, InvalidId) as fault:
+        raise Refused(f"order {order_id} cannot be read: {str(fault)[:80]!a}", code="order_unreadable") from None
 
 
-def _order(account: Account, order_id: str, said: Mapping[str, str], known: Any, *, is_stored: bool) -> Order:
-    recorded = State(known["state"]) if known else None
-    state = state_of(said.get("order_status", ""), said.get("execution_status", ""), recorded)
+def _read_record(text: str) -> dict[str, Any]:
+    """Our record of an order, each value of its type."""
+    said = _typed(json.loads(text), dict)
+    for name, wanted in (("reason", str), ("body", str), ("attempts", int)):
+        _typed(said[name], wanted)
+    numbers = ("asked", "opened", "whole_margin", "net_profit", "paid_commission", "paid_swap")
+    last: dict[str, Any] = _typed(said["last"] or {}, dict)
+    return {
+        **said,
+        **{name: _exact(said[name]) for name in numbers},
+        "state": State(said["state"]),
+        "close_price": None if said["close_price"] is None else _exact(said["close_price"]),
+        "requests": [_request(values) for values in _typed(said["requests"], list)],
+        "last": {name: _typed(value, str) for name, value in last.items()},
+    }
+
+
+def _typed(value: Any, wanted: type) -> Any:
+    if type(value) is not wanted:
+        raise ValueError(f"no {wanted.__name__}: {str(value)[:40]}")
+    return value
+
+
+def _exact(text: Any) -> Decimal:
+    value = parse_decimal(_typed(text, str))
+    if value is None:
+        raise ValueError(f"no number: {text[:40]}")
+    return value
+
+
+def _order(account: Account, order_id: str, said: Mapping[str, str], known: Mapping[str, Any] | None) -> Order:
+    state = state_of(said.get("order_status", ""), said.get("execution_status", ""), known["state"] if known else None)
     if state is None:
         raise ValueError("order_status")
-    if not is_stored and recorded is not None:
-        state = recorded
-    quantity, margin = _number(said, "order_quantity"), _number(said, "margin", ZERO)
+    quantity, margin = _above_0(said, "order_quantity"), _number(said, "margin", ZERO)
     stop_loss, take_profit = said.get("stop_loss"), said.get("take_profit")
     return Order(
         account=account,
@@ -218,27 +255,27 @@ def _order(account: Account, order_id: str, said: Mapping[str, str], known: Any,
         order_type=OrderType(said["order_type"]),
         state=state,
         flow=_flow(said.get("execution", "")),
-        price=_number(said, "order_price"),
+        price=_above_0(said, "order_price"),
         quantity=quantity,
         created_at=said.get("created_at", ""),
-        asked=Decimal(known["asked"]) if known else quantity,
-        opened=Decimal(known["opened"]) if known else quantity if state in HOLDING_LOTS else ZERO,
+        asked=known["asked"] if known else quantity,
+        opened=known["opened"] if known else quantity if state in HOLDING_LOTS else ZERO,
         margin_usd=margin if state in HOLDING_LOTS else ZERO,
-        whole_margin_usd=Decimal(known["whole_margin"]) if known else margin,
+        whole_margin_usd=known["whole_margin"] if known else margin,
         contract_value=_number(said, "contract_value", ZERO),
         commission_usd=_number(said, "commission", ZERO),
         swap_usd=_number(said, "swap", ZERO),
         stop_loss=None if not stop_loss else _number(said, "stop_loss"),
         take_profit=None if not take_profit else _number(said, "take_profit"),
         master_order_id=said.get("master_order_id", ""),
-        net_profit_usd=Decimal(known["net_profit"]) if known else ZERO,
-        paid_commission_usd=Decimal(known["paid_commission"]) if known else ZERO,
-        paid_swap_usd=Decimal(known["paid_swap"]) if known else ZERO,
-        close_price=Decimal(known["close_price"]) if known and known["close_price"] else None,
-        reason=known.get("reason", ""),
-        body=known.get("body", ""),
-        attempts=known.get("attempts", 0),
-        requests={values[0]: _request(values) for values in known.get("requests", [])},
+        net_profit_usd=known["net_profit"] if known else ZERO,
+        paid_commission_usd=known["paid_commission"] if known else ZERO,
+        paid_swap_usd=known["paid_swap"] if known else ZERO,
+        close_price=known["close_price"] if known else None,
+        reason=known["reason"] if known else "",
+        body=known["body"] if known else "",
+        attempts=known["attempts"] if known else 0,
+        requests={request.id: request for request in known["requests"]} if known else {},
     )
 
 
@@ -251,9 +288,17 @@ def _number(said: Mapping[str, str], name: str, default: Decimal | None = None) 
     return value
 
 
+def _above_0(said: Mapping[str, str], name: str) -> Decimal:
+    value = _number(said, name)
+    if value <= 0:
+        raise ValueError(name)
+    return value
+
+
 def _flow(execution: str) -> Flow | None:
     """The flow that an order was opened in; other services may leave it out, or write the account's setting."""
-    if not execution:
+    setting = execution.strip().lower()
+    if not setting:
         return None
     by_setting = {SendingOrders.ROCK.value: Flow.LOCAL, SendingOrders.BARCLAYS.value: Flow.PROVIDER}
-    return by_setting.get(execution) or Flow(execution)
+    return by_setting.get(setting) or Flow(setting)

@@ -1,7 +1,9 @@
-"""The processes besides the daemon, put together from settings: workers, monitors."""
+"""The processes besides the daemon, put together from settings: workers, monitors, the recorder."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import redis
 import structlog
@@ -10,19 +12,36 @@ from copyrisk.commands import Kind
 from copyrisk.dispatch import Dispatcher
 from copyrisk.errors import ConfigError, StoreError
 from copyrisk.monitors import Monitor
+from copyrisk.recorder import Recorder
 from copyrisk.settings import Settings
 from copyrisk.store import functions
 from copyrisk.store.appraisal import Appraiser
+from copyrisk.store.connection import connect
 from copyrisk.store.effects import Effects
 from copyrisk.store.filler import Filler
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
+from copyrisk.store.settled import SettledSource
 from copyrisk.workers import Workers
+
+if TYPE_CHECKING:
+    from copyrisk.sql.database import Database
 
 log = structlog.get_logger(__name__)
 
-ROLES = ("daemon", "workers", "monitors")
+ROLES = ("daemon", "workers", "monitors", "recorder", "gateway", "simulator")
 _RETRY_S = 1.0
+#: What to install for databases of other kinds than SQLite.
+_EXTRAS = {"mariadb": "mariadb", "mysql": "mariadb", "postgres": "postgresql"}
+
+
+def client_of(settings: Settings, url: str) -> redis.Redis:
+    """A client of a server, with the time limits of the settings."""
+    return connect(
+        url,
+        connect_timeout_ms=settings.redis.connect_timeout_ms,
+        reply_timeout_ms=settings.redis.reply_timeout_ms,
+    )
 
 
 def parse_kinds(only: str | None) -> frozenset[Kind]:
@@ -41,17 +60,64 @@ def parse_kinds(only: str | None) -> frozenset[Kind]:
     return frozenset(Kind(name) for name in names)
 
 
-def make_workers(client: redis.Redis, settings: Settings, kinds: Collection[Kind]) -> Workers:
-    """Workers of some kinds, with the server's functions loaded.
+def open_database(settings: Settings, *, must_answer: bool = True) -> "Database | None":
+    """The database that the settings name; `None` without one. Whoever opens it closes it.
+
+    Parameters
+    ----------
+    must_answer : bool
+        Whether it is an error if it cannot be reached now.
 
     Raises
     ------
-    StoreError, StoreUnavailable
+    ConfigError
+        `bad_database_url`, `bad_id_column`, `database_driver_missing`, `database_unreachable`.
+    """
+    chosen = settings.database
+    if chosen.url is None:
+        return None
+    try:
+        from copyrisk.sql import database  # noqa: PLC0415  # not installed where there is no database
+    except ModuleNotFoundError as missing:
+        extra = next((extra for start, extra in _EXTRAS.items() if chosen.url.startswith(start)), "sql")
+        raise ConfigError(
+            f"{missing.name} is not installed: install copyrisk[{extra}]", code="database_driver_missing"
+        ) from None
+    return database.open_database(
+        chosen.url, id_column=chosen.id_column, books_balance=chosen.books_balance, must_answer=must_answer
+    )
+
+
+@contextmanager
+def _opened(settings: Settings) -> "Iterator[Database | None]":
+    """The database for as long as the block lasts; a process starts without it and gets it when it is back."""
+    database = open_database(settings, must_answer=False)
+    try:
+        yield database
+    finally:
+        if database is not None:
+            database.close()
+
+
+def make_workers(
+    client: redis.Redis, settings: Settings, kinds: Collection[Kind], database: "Database | None" = None
+) -> Workers:
+    """Workers of some kinds, with the server's functions loaded.
+
+    Parameters
+    ----------
+    database : Database or None
+        That of the settings, if it is open already.
+
+    Raises
+    ------
+    StoreError, StoreUnavailable, ConfigError
     """
     functions.load(client)
     pipe = Pipe(client)
-    effects = Effects(pipe, events_limit=settings.orders.events_limit, keeps_history=False)
-    filler = Filler(pipe, None)
+    database = database or open_database(settings, must_answer=False)
+    effects = Effects(pipe, events_limit=settings.orders.events_limit, keeps_history=database is not None)
+    filler = Filler(pipe, None if database is None else SettledSource(pipe, database))
     markets = Markets(pipe, filler, settings.rules(), settings.hours(), settings.lots())
     appraiser = Appraiser(markets, settings.rules())
     dispatcher = Dispatcher(pipe, appraiser, effects, filler)
@@ -60,14 +126,31 @@ def make_workers(client: redis.Redis, settings: Settings, kinds: Collection[Kind
 
 def run_workers(client: redis.Redis, settings: Settings, kinds: Collection[Kind], stop: threading.Event) -> None:
     """Work until `stop` is set; a server that lost its functions gets them again."""
-    log.info("workers_started", kinds=",".join(sorted(kinds)))
-    while not stop.is_set():
-        try:
-            make_workers(client, settings, kinds).run(stop)
-        except StoreError as failure:
-            log.error("workers_wait", code=failure.code, reason=str(failure))
-            stop.wait(_RETRY_S)
-    log.info("workers_ended")
+    with _opened(settings) as database:
+        log.info("workers_started", kinds=",".join(sorted(kinds)))
+        while not stop.is_set():
+            try:
+                make_workers(client, settings, kinds, database).run(stop)
+            except StoreError as failure:
+                log.error("workers_wait", code=failure.code, reason=str(failure))
+                stop.wait(_RETRY_S)
+        log.info("workers_ended")
+
+
+def run_recorder(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+    """Write history to the database until `stop` is set.
+
+    Raises
+    ------
+    ConfigError
+        There is no database; and what `open_database` raises.
+    """
+    with _opened(settings) as database:
+        if database is None:
+            raise ConfigError("the recorder writes to a database: set database.url", code="database_missing")
+        log.info("recorder_started")
+        Recorder(Pipe(client), database, retry_ms=settings.workers.retry_ms).run(stop)
+        log.info("recorder_ended")
 
 
 def run_monitors(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:

@@ -15,6 +15,7 @@ from copyrisk.conditions import LotLimits
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import InvalidId
 from copyrisk.fields import INSTRUMENT_TYPES
+from copyrisk.gateway.link import LinkSettings
 from copyrisk.hours import MarketHours, minute_of_week
 from copyrisk.monitors import MonitorOptions
 from copyrisk.rules import ValuationRules
@@ -140,6 +141,15 @@ class RedisSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """The broker's database; without a URL there is none."""
+
+    url: str | None = _setting(None, _text)
+    id_column: str = _setting("id", _text)
+    books_balance: bool = _setting(True, _flag)
+
+
+@dataclass(frozen=True, slots=True)
 class TickSettings:
     """The grid."""
 
@@ -210,3 +220,21 @@ class MonitorSettings:
 
     retry_ms: int = _setting(MonitorOptions().retry_ms, _whole(10, 600_000))
     margin_check_ms: int = _setting(MonitorOptions().margin_check_ms, _whole(10, 600_000))
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """The link to the liquidity provider; defaults as the gateway has them."""
+
+    url: str = _setting("tcp://127.0.0.1:7711", _text)
+    session: str = _setting(LinkSettings("").session, _text)
+    answer_timeout_ms: int = _setting(2_000, _timeout_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedProviderSettings:
+    """The simulated provider."""
+
+    host: str = _setting("127.0.0.1", _text)
+    port: int = _setting(7711, _whole(0, 65_535))
+    script: str | None = _setting(None, _text)

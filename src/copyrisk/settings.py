@@ -12,17 +12,24 @@ from typing import Any
 
 from copyrisk.conditions import LotLimits
 from copyrisk.errors import ConfigError
+from copyrisk.gateway.link import LinkSettings
+from copyrisk.gateway.script import FaultScript, load_script
+from copyrisk.gateway.session import GatewaySettings
+from copyrisk.gateway.simulator import SimulatorSettings
 from copyrisk.hours import MarketHours
 from copyrisk.monitors import MonitorOptions
 from copyrisk.rules import ValuationRules
 from copyrisk.sections import (
     Check,
     CutoffSettings,
+    DatabaseSettings,
     LogSettings,
     MarketSettings,
     MonitorSettings,
     OrderSettings,
+    ProviderSettings,
     RedisSettings,
+    SimulatedProviderSettings,
     TickSettings,
     ValuationSettings,
     WorkerSettings,
@@ -41,6 +48,7 @@ class Settings:
     """All sections."""
 
     redis: RedisSettings = field(default_factory=RedisSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
     tick: TickSettings = field(default_factory=TickSettings)
     valuation: ValuationSettings = field(default_factory=ValuationSettings)
     cutoff: CutoffSettings = field(default_factory=CutoffSettings)
@@ -48,6 +56,8 @@ class Settings:
     orders: OrderSettings = field(default_factory=OrderSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     monitors: MonitorSettings = field(default_factory=MonitorSettings)
+    provider: ProviderSettings = field(default_factory=ProviderSettings)
+    simulator: SimulatedProviderSettings = field(default_factory=SimulatedProviderSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
     def rules(self) -> ValuationRules:
@@ -78,6 +88,17 @@ class Settings:
         """How workers go about it."""
         return WorkerOptions(self.workers.batch, self.workers.retry_ms, self.workers.attempts)
 
+    def gateway(self) -> GatewaySettings:
+        """How the gateway reaches the provider."""
+        link = LinkSettings(self.provider.url, self.provider.session)
+        return GatewaySettings(link, answer_timeout_ms=self.provider.answer_timeout_ms)
+
+    def simulated_provider(self, redis_url: str | None) -> SimulatorSettings:
+        """The simulated provider, which takes its quotes from this server."""
+        chosen = self.simulator
+        script = load_script(Path(chosen.script)) if chosen.script else FaultScript()
+        return SimulatorSettings(chosen.host, chosen.port, redis_url, script)
+
     def monitor_options(self) -> MonitorOptions:
         """How monitors go about it."""
         return MonitorOptions(retry_ms=self.monitors.retry_ms, margin_check_ms=self.monitors.margin_check_ms)
@@ -85,6 +106,7 @@ class Settings:
 
 SECTIONS: dict[str, type[Any]] = {
     "redis": RedisSettings,
+    "database": DatabaseSettings,
     "tick": TickSettings,
     "valuation": ValuationSettings,
     "cutoff": CutoffSettings,
@@ -92,6 +114,8 @@ SECTIONS: dict[str, type[Any]] = {
     "orders": OrderSettings,
     "workers": WorkerSettings,
     "monitors": MonitorSettings,
+    "provider": ProviderSettings,
+    "simulator": SimulatedProviderSettings,
     "log": LogSettings,
 }
 

@@ -64,12 +64,17 @@ class SymbolMarket:
     def opening_price(self, *, is_buy: bool) -> Decimal:
         """What an order opens at now."""
         quote = self.tradable()
-        return execution_price(is_buy=is_buy, bid=quote.bid, ask=quote.ask, spread=self.agreed().spread)
+        return self._above_0(execution_price(is_buy=is_buy, bid=quote.bid, ask=quote.ask, spread=self.agreed().spread))
 
     def closing_price(self, *, is_buy: bool) -> Decimal:
         """What an order that was opened with `is_buy` closes at now."""
         quote = self.tradable()
-        return closing_price(is_buy=is_buy, bid=quote.bid, ask=quote.ask, spread=self.agreed().spread)
+        return self._above_0(closing_price(is_buy=is_buy, bid=quote.bid, ask=quote.ask, spread=self.agreed().spread))
+
+    def _above_0(self, price: Decimal) -> Decimal:
+        if price <= 0:
+            raise Refused(f"the spread leaves no price of {self.symbol} to sell at", code="spread_invalid")
+        return price
 
     def to_usd(self, amount: Decimal) -> Decimal:
         """An amount of the profit currency in USD; `TryLater` (`conversion_rate_missing`) without a rate."""
