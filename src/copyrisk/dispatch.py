@@ -78,7 +78,7 @@ class Dispatcher:
             _check(reply)
         failed = self._effects.deliver([*left, *made.values()])
         for job, waiting in made.items():
-            if waiting.entry_id in failed:
+            if (job.account, waiting.entry_id) in failed:
                 job.verdict = TryLater("not all that follows could be brought about", code="effects_failed")
         crash.reach("worker.delivered")
         return [job for job in jobs if job.verdict is not None]

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from copyrisk.errors import ConfigError
 from copyrisk.gateway.gateway import resolve
 from copyrisk.gateway.ledger import Ledger
+from copyrisk.gateway.messages import printable
 from copyrisk.gateway.records import Record
 from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
 from copyrisk.store.letters import list_letters, replay
 from copyrisk.store.pipe import Pipe
+
+
+_SHOWN_CHARS = 4_000
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +72,10 @@ def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
     letters = list_letters(pipe)
     if options.action == "list":
         for letter in letters:
-            print(f"{letter.id}  {letter.stream} {letter.entry_id}  {letter.code}: {letter.reason}")
-            print("    " + " ".join(f"{name}={value}" for name, value in letter.fields.items()))
+            print(printable(f"{letter.id}  {letter.stream} {letter.entry_id}  {letter.code}: {letter.reason}"))
+            print(
+                "    " + printable(" ".join(f"{name}={value}" for name, value in letter.fields.items()), _SHOWN_CHARS)
+            )
         print(f"{len(letters)} dead letters")
         return 0
     if not options.ids:

@@ -4,6 +4,7 @@ Entries are acknowledged after the database has them; it knows by version and en
 that it cannot take as it is now stay where they are, and hold up no others.
 """
 
+import contextlib
 import os
 import secrets
 import socket

@@ -4,6 +4,7 @@ One loop, one wait: it blocks on its streams, carries out what came, and acknowl
 handed and did not finish are taken over; entries that fail again and again are buried where people see them.
 """
 
+import contextlib
 import os
 import re
 import secrets
@@ -87,6 +88,8 @@ class Workers:
                     raise  # whoever runs us loads them and starts anew
                 joined = False
                 stop.wait(self._options.retry_ms / 1000.0)
+        with contextlib.suppress(StoreError):
+            self._consumer.leave()
 
     def step(self, wait_ms: int) -> int:
         """Take what is there, waiting so long for the first entry, and carry it out; returns how many entries."""

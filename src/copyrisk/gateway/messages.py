@@ -219,9 +219,9 @@ def parse_report(said: Mapping[str, Any]) -> ProviderReport | InvalidReport:
     return ProviderReport(request_id, status, sequence, filled, price, report_id, reason, ts)
 
 
-def printable(text: str) -> str:
+def printable(text: str, limit: int = _REASON_CHARS) -> str:
     """A text for people from outside: one line of bounded length, without control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_REASON_CHARS])
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
 
 
 def _request_id(fields: Mapping[str, str], name: str) -> str:

@@ -64,13 +64,13 @@ class Effects:
                     log.critical("outbox_unreadable", account=str(account), entry=text(entry_id), reason=repr(fault))
         return found
 
-    def deliver(self, waiting: Sequence[Waiting]) -> set[bytes]:
+    def deliver(self, waiting: Sequence[Waiting]) -> set[tuple[Account, bytes]]:
         """Bring about what these entries say, then take them out of their outboxes.
 
         Returns
         -------
-        set of bytes
-            Ids of entries of which something could not be brought about; they stay where they are.
+        set of (Account, bytes)
+            Accounts and ids of entries of which something could not be brought about; they stay where they are.
 
         Raises
         ------
@@ -80,11 +80,11 @@ class Effects:
         requests = [self._requests(one) for one in waiting]
         replies = iter(self._pipe.exchange([request for of_one in requests for request in of_one]))
         failed = {
-            one.entry_id
+            (one.account, one.entry_id)
             for one, of_one in zip(waiting, requests, strict=True)
             if any([_fails(next(replies)) for _ in of_one])  # noqa: C419  # each has its reply, whatever came before
         }
-        done = [one for one in waiting if one.entry_id not in failed]
+        done = [one for one in waiting if (one.account, one.entry_id) not in failed]
         for reply in self._pipe.exchange([pack("XDEL", keys.outbox(one.account), one.entry_id) for one in done]):
             _fails(reply)
         return failed

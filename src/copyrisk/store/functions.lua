@@ -176,6 +176,7 @@ local function hold(keys, args)
   if stored and tonumber(stored) >= tonumber(args[2]) then
     return 0
   end
+  redis.call('SCARD', keys[1]) -- a key of a wrong type fails here, before anything is written
   redis.call('HSET', keys[2], args[1], args[2])
   redis.call(args[3] == '1' and 'SADD' or 'SREM', keys[1], args[1])
   return 1

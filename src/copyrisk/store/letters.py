@@ -51,8 +51,10 @@ def replay(pipe: Pipe, letter_id: str) -> Letter:
         raise StoreError(f"dead letter {letter_id} cannot be put back", code="letter_unreadable")
     stream, said = letter.stream, letter.fields
     if stream not in (keys.REQUESTS, keys.HISTORY):  # to the workers, under the id that it first came under
-        origin = {"_stream": letter.stream, "_id": letter.entry_id}
-        stream, said = keys.REPLAYED, (origin if "_stream" not in said else {}) | said
+        stream = keys.REPLAYED
+        if letter.stream in (keys.COMMANDS, keys.REPORTS):  # there only outsiders write
+            origin = {"_stream": letter.stream, "_id": letter.entry_id}
+            said = {name: value for name, value in said.items() if not name.startswith("_")} | origin
     for answer in pipe.exchange([add_request(stream, said), pack("XDEL", keys.DEAD_LETTERS, letter_id)]):
         _checked(answer)
     return letter

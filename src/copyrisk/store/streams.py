@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+import structlog
 
 from copyrisk import keys
 from copyrisk.errors import CopyriskError, StoreError
@@ -14,7 +15,11 @@ from copyrisk.store.effects import add_request
 from copyrisk.store.functions import texts
 from copyrisk.store.pipe import Pipe, pack
 
+log = structlog.get_logger(__name__)
+
 _MESSAGE_CHARS = 500
+_GONE_MS = 86_400_000
+_OF_ONE_KEY = ("WRONGTYPE", "NOPERM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +37,48 @@ class Consumer:
 
     def __init__(self, pipe: Pipe, group: str, name: str, streams: Sequence[str]) -> None:
         self._pipe, self._group, self._name = pipe, group, name
-        self.streams = tuple(streams)
+        self.streams = self._wanted = tuple(streams)
         self._cursors = dict.fromkeys(streams, "0-0")
 
     def join(self) -> None:
-        """Make the groups where they are missing; they start at the beginning of their streams."""
-        requests = [pack("XGROUP", "CREATE", stream, self._group, "0", "MKSTREAM") for stream in self.streams]
-        for reply in self._pipe.exchange(requests):
-            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+        """Make the groups where they are missing; they start at the beginning of their streams.
+
+        A key that is no stream, or may not be used, is left out: the others are read.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        requests = [pack("XGROUP", "CREATE", stream, self._group, "0", "MKSTREAM") for stream in self._wanted]
+        usable = []
+        for stream, reply in zip(self._wanted, self._pipe.exchange(requests), strict=True):
+            if not isinstance(reply, Exception) or str(reply).startswith("BUSYGROUP"):
+                usable.append(stream)
+            elif str(reply).startswith(_OF_ONE_KEY):
+                log.critical("stream_not_read", stream=stream, reason=str(reply))
+            else:
                 raise store_error(redis.ResponseError(str(reply)))
+        if not usable:
+            raise StoreError("none of the streams can be read", code="no_stream")
+        self.streams = tuple(usable)
+
+    def leave(self) -> None:
+        """Take the name out of the groups, and the names of others that died long ago; never one with open entries.
+
+        What a consumer was handed and has not acknowledged would go with its name.
+        """
+        for stream in self.streams:
+            (reply,) = self._pipe.exchange([pack("XINFO", "CONSUMERS", stream, self._group)])
+            consumers = [item if isinstance(item, dict) else _paired(item) for item in self._checked(reply)]
+            gone = [
+                item[b"name"]
+                for item in consumers
+                if item[b"pending"] == 0 and (item[b"name"] == self._name.encode() or item[b"idle"] > _GONE_MS)
+            ]
+            for answer in self._pipe.exchange(
+                [pack("XGROUP", "DELCONSUMER", stream, self._group, name) for name in gone]
+            ):
+                self._checked(answer)
 
     def read(self, count: int, wait_ms: int) -> list[Entry]:
         """New entries of all streams, waiting for the first of them; empty if none came.
@@ -108,8 +146,12 @@ class Consumer:
         if not isinstance(reply, Exception):
             return reply
         failure = store_error(redis.ResponseError(str(reply)))
-        if str(reply).startswith("NOGROUP"):
+        if str(reply).startswith(("NOGROUP", *_OF_ONE_KEY)):
             failure.code = "no_group"
         if str(reply).startswith("CROSSSLOT"):
             failure = StoreError("several streams cannot be read at once on a cluster", code="server_is_cluster")
         raise failure
+
+
+def _paired(flat: Sequence[Any]) -> dict[Any, Any]:
+    return {flat[i]: flat[i + 1] for i in range(0, len(flat), 2)}
