@@ -1,6 +1,8 @@
 """Workers killed at every point of their work: at the end the books are those of a run in which nobody died."""
 
+import contextlib
 import signal
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,7 +143,7 @@ def test_killed_at_every_step_of_the_script(bundled_server: Any, point: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.fault
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_again_and_again_in_the_middle_of_a_batch(bundled_server: Any, point: str, count: int) -> None:
     """All that waits for no report at once; the worker dies at the point, at its n-th passing, until all is done."""
@@ -154,7 +156,8 @@ def test_killed_again_and_again_in_the_middle_of_a_batch(bundled_server: Any, po
         words = {"CRASH_AT": f"{point}:{count}", "WORKERS_ATTEMPTS": 100, "LOG_LEVEL": "error"}
         with process(desk.server.url, "workers", **words) as killed:
             until(lambda running=killed: running.poll() is not None or not desk.waiting(), 20)  # type: ignore[misc]
-            deaths += killed.poll() is not None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                deaths += killed.wait(2) == -signal.SIGKILL  # fewer passings than that were left
     assert deaths
     desk.settle()
     assert outcome(desk) == expected

@@ -156,3 +156,19 @@ def test_the_page_of_settings_is_complete() -> None:
         f"{section}.{setting.name}" for section, kind in SECTIONS.items() for setting in dataclass_fields(kind)
     }
     assert rows == known
+
+
+def test_a_database_is_named_by_its_url_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    chosen = load_settings(None, {}, {}).database
+    assert (chosen.url, chosen.id_column, chosen.books_balance) == (None, "id", True)
+    environ = {"COPYRISK_DATABASE_URL": "postgresql://u:secret@h/d", "COPYRISK_DATABASE_BOOKS_BALANCE": "false"}
+    chosen = load_settings(written(tmp_path, "[database]\nid_column = 'account_number'\n"), environ, {}).database
+    assert (chosen.url, chosen.id_column, chosen.books_balance) == (
+        "postgresql://u:secret@h/d",
+        "account_number",
+        False,
+    )
+    for text in ("url = ['sqlite://u:secret@x']", "books_balance = 'maybe'", "id_column = ''"):
+        with pytest.raises(ConfigError) as failure:
+            load_settings(written(tmp_path, f"[database]\n{text}\n"), {}, {})
+        assert "secret" not in str(failure.value) and "settings.toml: database." in str(failure.value)

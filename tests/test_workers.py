@@ -741,3 +741,117 @@ def test_an_office_that_writes_beside_us_is_not_overwritten(desk: Desk) -> None:
     desk.settle(workers=workers)
     assert done(desk.answer(sent))["net_profit"] == "-5.00"
     assert desk.balance("live:1") == Decimal("10195.00")
+
+
+# ---- days with a provider that does what providers do
+
+
+class Provider:
+    """Answers requests by lot: each report is one that a provider may make, some come twice or late."""
+
+    def __init__(self, desk: Desk, choose: random.Random) -> None:
+        self._desk, self._choose = desk, choose
+        self._known: dict[str, dict[str, str]] = {}
+        self._filled: dict[str, Decimal] = {}
+        self._sequence: dict[str, int] = {}
+        self._paid: dict[str, Decimal] = {}  # lots times price
+        self._ended: set[str] = set()
+        self._sent: list[dict[str, str]] = []
+
+    def act(self) -> None:
+        """Make one report, if there is anything to report on."""
+        for request in self._desk.requests():
+            self._known.setdefault(request["request_id"], request)
+        open_ones = [request for request_id, request in self._known.items() if request_id not in self._ended]
+        if self._sent and self._choose.random() < 0.15:
+            self._desk.client.xadd("copyrisk:reports", self._choose.choice(self._sent))
+        elif open_ones:
+            self._answer(self._choose.choice(open_ones))
+
+    def _answer(self, request: dict[str, str]) -> None:
+        if request["action"] in ("modify", "cancel"):
+            is_live = request["target"] not in self._ended
+            accepts = is_live and self._choose.random() < 0.7
+            self._say(request, "accepted" if accepts else "rejected", is_last=True)
+            if accepts and request["action"] == "cancel":
+                self._ended.add(request["target"])
+            return
+        request_id, asked = request["request_id"], Decimal(request["order_quantity"])
+        filled = self._filled.get(request_id, Decimal(0))
+        what = self._choose.choice(("accepted", "fill", "fill", "all", "all", "rejected", "cancelled"))
+        if what == "accepted" and not filled:
+            self._say(request, "accepted")
+        elif what in ("fill", "all", "accepted"):
+            more = asked - filled if what == "all" else (asked - filled) * self._choose.randrange(1, 10) / 10
+            more = more.quantize(Decimal("0.01")) or asked - filled
+            price = Decimal(self._choose.randrange(108000, 109000)) / 100_000
+            self._filled[request_id] = filled + more
+            self._paid[request_id] = self._paid.get(request_id, Decimal(0)) + more * price
+            is_all = filled + more == asked
+            self._say(request, "filled" if is_all else "partial", is_last=is_all)
+        else:
+            self._say(request, what, is_last=True)
+
+    def _say(self, request: dict[str, str], status: str, *, is_last: bool = False) -> None:
+        request_id = request["request_id"]
+        filled = self._filled.get(request_id, Decimal(0))
+        self._sequence[request_id] = self._sequence.get(request_id, 0) + 1
+        price = (self._paid[request_id] / filled).quantize(Decimal("0.00000001")) if filled else Decimal(0)
+        named = {name: request[name] for name in ("request_id", "action", "user_type", "user_id", "order_id")}
+        more = {"status": status, "sequence": str(self._sequence[request_id]), "filled_quantity": f"{filled:f}"}
+        said = {**named, **more, "average_price": f"{price:f}"}
+        self._sent.append(said)
+        self._desk.client.xadd("copyrisk:reports", said)
+        if is_last:
+            self._ended.add(request_id)
+
+
+def send_something(desk: Desk, choose: random.Random, account: str, number: int) -> None:
+    """A command that makes sense sometimes."""
+    new_id = f"{account[0]}{number}"
+    ids = sorted(desk.index(account))
+    known = choose.choice([*ids, new_id])
+    waiting = choose.choice([one for one in ids if desk.statuses(account, one)[0] == "PENDING"] or [new_id])
+    lots, side = f"0.{choose.randrange(1, 60):02}", choose.choice(("BUY", "SELL"))
+    new = {"order_id": new_id, "symbol": "EURUSD", "order_quantity": lots}
+    levels: dict[str, Any] = {}
+    if choose.random() < 0.5:
+        levels = {"stop_loss": "1.0" if side == "BUY" else "1.2"}
+    kind, said = choose.choice(
+        [
+            *[("open", {**new, "order_type": side, **levels})] * 3,
+            *[("pending", {**new, "order_type": f"{side}_LIMIT", "order_price": "1.05" if side == "BUY" else "1.15"})] * 2,
+            *[("close", {"order_id": known})] * 2,
+            ("close", {"order_id": known, "order_quantity": lots}),
+            ("cancel", {"order_id": choose.choice((known, waiting))}),
+            ("modify", {"order_id": waiting, "order_price": choose.choice(("1.06", "1.14"))}),
+            ("stop_loss", {"order_id": known, "stop_loss": choose.choice(("1.01", "1.19"))}),
+            ("take_profit", {"order_id": known}),
+        ]
+    )
+    desk.send(kind, account, **said)
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
+def test_a_day_with_a_provider_keeps_the_books(bundled_server: Any, seed: int) -> None:
+    desk, choose = Desk(bundled_server), random.Random(seed)
+    desk.office.group("EURUSD", commission_rate="3.37", commission_type="both", spread=3, spread_pip="0.00001")
+    accounts = [desk.account("live:1", "barclays"), desk.account("demo:1"), desk.account("copy_follower:1", "")]
+    provider = Provider(desk, choose)
+    for number in range(200):
+        if choose.random() < 0.6:
+            send_something(desk, choose, choose.choice(accounts), number // 3)
+        else:
+            provider.act()
+        if choose.random() < 0.2:
+            bid = Decimal(choose.randrange(107500, 109500)) / 100_000
+            desk.quote(bid, bid + Decimal("0.00005"))
+        desk.settle()
+        assert_books(desk)
+    for account in accounts:
+        assert_paid(desk, account, 10_000)
+    assert desk.entries("copyrisk:breaks") == []
+    assert desk.entries("copyrisk:dead_letters") == []
+    done = {event["type"] for event in desk.events(event="done")}
+    assert {"open", "pending", "close", "report_open_filled", "report_close_filled"} <= done
+    desk.close()

@@ -13,7 +13,6 @@ from copyrisk.settings import Settings
 from copyrisk.store.letters import list_letters, replay
 from copyrisk.store.pipe import Pipe
 
-
 _SHOWN_CHARS = 4_000
 
 

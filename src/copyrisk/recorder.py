@@ -63,6 +63,8 @@ class Recorder:
                 log.error("recorder_waits", code=failure.code, reason=str(failure))
                 joined = False
                 stop.wait(self._retry_ms / 1000.0)
+        with contextlib.suppress(StoreError):
+            self._consumer.leave()
 
     def step(self, wait_ms: int) -> int:
         """Write what is there, waiting so long for the first entry; returns how many are done with."""

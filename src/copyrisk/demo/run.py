@@ -1,6 +1,7 @@
 """The demo from end to end: server, accounts, quotes, daemon, view, and a clean end."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ from copyrisk.engine import Engine
 from copyrisk.settings import Settings
 from copyrisk.store.connection import check_server, connect
 from copyrisk.store.pipe import Pipe
+
+_ROLES = ("simulator", "gateway", "workers", "monitors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,12 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 @contextmanager
 def _children(url: str, options: DemoOptions) -> Iterator[None]:
     """Quotes, clients, and whoever carries out their orders: processes of their own, which end with this one."""
@@ -96,15 +105,23 @@ def _children(url: str, options: DemoOptions) -> Iterator[None]:
     feed = ["copyrisk.demo.feed", "--redis", url, "--speed", str(options.speed)]
     if options.replay is not None:
         feed += ["--replay", str(options.replay.resolve())]
-    modules = [
-        feed,
-        ["copyrisk.cli", "--redis", url, "--role", "workers"],
-        ["copyrisk.cli", "--redis", url, "--role", "monitors"],
-        ["copyrisk.demo.clients", "--redis", url],
-    ]
-    environment = {**os.environ, "COPYRISK_MARKET_ALWAYS_OPEN": "true", "COPYRISK_LOG_LEVEL": "error"}
+    roles = [["copyrisk.cli", "--redis", url, "--role", role] for role in _ROLES]
+    modules = [feed, *roles, ["copyrisk.demo.clients", "--redis", url]]
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "COPYRISK_MARKET_ALWAYS_OPEN": "true",
+        "COPYRISK_LOG_LEVEL": "error",
+        "COPYRISK_SIMULATOR_PORT": str(port),
+        "COPYRISK_PROVIDER_URL": f"tcp://127.0.0.1:{port}",
+    }
     processes = [
-        subprocess.Popen([*launcher, sys.executable, "-m", *module], stdin=subprocess.DEVNULL, env=environment)
+        subprocess.Popen(
+            [*launcher, sys.executable, "-m", *module],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         for module in modules
     ]
     try:

@@ -48,7 +48,8 @@ class Trades:
         status = order.get("order_status", "")
         reason = order.get("reason", "")
         by = f" by {reason.replace('_', ' ')}" if status == "CLOSED" and reason in ("stop_loss", "take_profit") else ""
-        self.counts[_OF_STATUS.get(status, status.lower()) + by] += 1
+        is_level = event.get("type") in ("stop_loss", "take_profit")
+        self.counts["protected" if is_level else _OF_STATUS.get(status, status.lower()) + by] += 1
         price = order.get("close_price") if status == "CLOSED" else order.get("order_price")
         result = f"  {float(order['net_profit']):+,.2f} USD" if status == "CLOSED" else ""
         self.latest.append(
