@@ -6,14 +6,14 @@
 
 import io
 import threading
-import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
 from copyrisk.book import Book
-from copyrisk.demo.feed import SyntheticFeed, quote_commands
+from copyrisk.demo.feed import SyntheticFeed
+from copyrisk.demo.run import DemoOptions, children
 from copyrisk.demo.seed import seed
 from copyrisk.demo.trades import Trades
 from copyrisk.demo.view import LiveView
@@ -32,18 +32,16 @@ def main() -> None:
     console = Console(record=True, width=100, height=34, force_terminal=True, file=io.StringIO())
     with EmbeddedServer.start() as server:
         client = connect(server.url, connect_timeout_ms=1000, reply_timeout_ms=2000)
-        feed = SyntheticFeed()
-        seed(Pipe(client), 1000, feed.first())
-        quotes, steps = Pipe(client), feed.steps()
+        pipe = Pipe(client)
+        seed(pipe, 1000, SyntheticFeed().first())
         engine = Engine(client, Book(ValuationRules()), MarketHours(always_open=True), 200)
-        view = LiveView(Live(console=console, auto_refresh=False), Trades(Pipe(client)))
+        view = LiveView(Live(console=console, auto_refresh=False), Trades(pipe))
         engine.tick()  # the cold start is not what a demo looks like
-        for report in engine.run(threading.Event(), ticks=TICKS):
-            quotes.exchange(quote_commands(next(steps)))
-            view.show(report, engine)
-            last = report
-        time.sleep(0.3)
-        console.print(view.picture(last, engine))
+        with children(server.url, DemoOptions()):
+            for report in engine.run(threading.Event(), ticks=TICKS):
+                view.show(report, engine)
+                last = report
+            console.print(view.picture(last, engine))
     picture = console.export_svg(title="python3 tools/dev.py demo")
     (Path(__file__).parent.parent / "docs" / "demo.svg").write_text(picture)
 

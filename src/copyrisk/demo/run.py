@@ -65,7 +65,7 @@ def run_demo(settings: Settings, options: DemoOptions, console: Console, stop: t
         # The demo's market never sleeps, whatever the weekday.
         hours = replace(settings.hours(), always_open=True)
         engine = Engine(client, Book(settings.rules()), hours, settings.tick.period_ms)
-        with _children(url, options):
+        with children(url, options):
             return _watch(engine, Trades(pipe), options.ticks, console, stop)
 
 
@@ -99,7 +99,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _children(url: str, options: DemoOptions) -> Iterator[None]:
+def children(url: str, options: DemoOptions) -> Iterator[None]:
     """Quotes, clients, and whoever carries out their orders: processes of their own, which end with this one."""
     launcher = [sys.executable, "-IS", _launcher.__file__, str(os.getpid())]
     feed = ["copyrisk.demo.feed", "--redis", url, "--speed", str(options.speed)]
