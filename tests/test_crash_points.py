@@ -42,6 +42,7 @@ SCRIPT: list[Step] = [
     ("cancel", "copy_follower:2", "F", {}),
     ("open", "live:1", "BIG", {**_LOTS, "order_type": "BUY", "order_quantity": "50"}),
     ("report", "copy_follower:2", "F", {"request": 2, "status": "accepted", "sequence": 1}),
+    ("report", "copy_follower:2", "F", {"request": 0, "status": "cancelled", "sequence": 2}),
     ("open", "live:2", "R", {**_LOTS, "order_type": "SELL"}),
     ("report", "live:2", "R", {"request": 0, "status": "rejected", "sequence": 1}),
     ("close", "strategy_provider:1", "M", {}),

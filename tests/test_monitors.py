@@ -256,6 +256,7 @@ def test_a_pending_order_at_the_provider_is_taken_back_once_when_margin_is_gone(
     assert [cancel["target"] for cancel in cancels] == [placing["request_id"]]
     assert desk.statuses("live:2", "P")[0] == "PENDING-CANCEL"
     desk.reported(desk.request(), "accepted", 1)
+    desk.reported(placing, "cancelled", 2, reason="by request")
     assert (desk.data("P")["order_status"], desk.data("P")["reason"]) == ("CANCELLED", "insufficient_margin")
     assert fired(desk, both[0]) == []
 

@@ -262,10 +262,25 @@ def test_a_pending_order_that_the_provider_cancels_or_rejects(desk: Desk) -> Non
         desk.reported(desk.request(), status, len(before) + 1, reason="because")
         assert assert_finished(desk, "live:1", order_id, end)["reason"] == "because"
     done(desk.pend("live:1", "P5", "BUY_STOP", "1.09"))
-    desk.reported(desk.request(), "accepted", 1)
+    placing = desk.request()
+    desk.reported(placing, "accepted", 1)
     done(desk.do("cancel", "live:1", order_id="P5"))
     desk.reported(desk.request(), "accepted", 1)
+    assert desk.statuses("live:1", "P5")[0] == "PENDING-CANCEL"  # what was filled before is not known yet
+    assert_books(desk)
+    desk.reported(placing, "cancelled", 2)
     assert_finished(desk, "live:1", "P5", "CANCELLED")
+
+
+def test_a_pending_order_that_another_service_placed_with_the_provider_is_cancelled(desk: Desk) -> None:
+    """There is no request of ours that could report its end."""
+    desk.account("live:1", "barclays")
+    waits = {"order_type": "BUY_LIMIT", "order_status": "PENDING", "execution_status": "PENDING"}
+    desk.office.order("live:1", "F", order_price="1.08", execution="provider", **waits)
+    done(desk.do("cancel", "live:1", order_id="F"))
+    assert (desk.request()["action"], desk.request()["target"]) == ("cancel", "")
+    desk.reported(desk.request(), "accepted", 1)
+    assert_finished(desk, "live:1", "F", "CANCELLED")
 
 
 def test_a_fill_overtakes_a_cancel_and_a_modification(desk: Desk) -> None:
@@ -774,7 +789,7 @@ class Provider:
             accepts = is_live and self._choose.random() < 0.7
             self._say(request, "accepted" if accepts else "rejected", is_last=True)
             if accepts and request["action"] == "cancel":
-                self._ended.add(request["target"])
+                self._say(self._known[request["target"]], "cancelled", is_last=True)
             return
         request_id, asked = request["request_id"], Decimal(request["order_quantity"])
         filled = self._filled.get(request_id, Decimal(0))

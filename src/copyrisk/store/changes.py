@@ -62,16 +62,18 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
     """The change that an outcome makes of what was read."""
     order, version = outcome.order, next_version(read)
     is_finished = order.state in FINISHED
+    said = order_fields(order)
+    full = said | result_fields(order)
     event = event_of(read.account, cause, order.id, ts_ms=read.time_ms) | {
         "event_id": f"{read.account}:{version}",
         "event": "done",
         "code": "ok",
         "version": str(version),
-        "order": json.dumps(order_fields(order) | result_fields(order), separators=(",", ":")),
     }
+    whole_event = event | {"order": _json(full)}
     balance = _balance_after(read, outcome)
     reserved = parse_decimal(read.reserved_usd or "0")
-    stored = {} if is_finished else order_fields(order)
+    stored = {} if is_finished else said
     return Change(
         read=read,
         order_id=order.id,
@@ -85,10 +87,11 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
         record=record_text(order),
         record_keep_ms=RECORD_KEEP_MS if is_finished else None,
         answer_key=cause.answer_key,
-        answer=_answer(cause, event) if cause.answer_key else "",
+        answer=_answer(cause, whole_event) if cause.answer_key else "",
         answer_keep_ms=ANSWER_KEEP_MS,
-        audit=_json({**event, "change": outcome.event.value, "balance": balance, "cause": cause.entry_id}),
-        follows=_follows(read, outcome, version, event, balance),
+        audit=_json({**whole_event, "change": outcome.event.value, "balance": balance, "cause": cause.entry_id}),
+        follows={"version": version, "order": full, "finished": is_finished, "event": event}
+        | _follows(read, outcome, version, balance),
     )
 
 
@@ -137,17 +140,10 @@ def parse_answer(stored: str) -> tuple[str, dict[str, str]]:
         raise Refused(f"what the command was answered cannot be read: {fault}", code="answer_unreadable") from None
 
 
-def _follows(
-    read: AccountRead, outcome: Outcome, version: int, event: Mapping[str, str], balance: str
-) -> dict[str, Any]:
-    """The outbox entry: everything that must be brought about in other slots."""
+def _follows(read: AccountRead, outcome: Outcome, version: int, balance: str) -> dict[str, Any]:
+    """What of the outbox entry only some changes have."""
     order, is_finished = outcome.order, outcome.order.state in FINISHED
-    follows: dict[str, Any] = {
-        "version": version,
-        "order": order_fields(order) | result_fields(order),
-        "finished": is_finished,
-        "event": event,
-    }
+    follows: dict[str, Any] = {}
     if (outcome.before is None) or is_finished:
         follows["holds"] = not is_finished or _holds_otherwise(read, order)
     triggers = trigger_fields(order)
@@ -177,11 +173,12 @@ def _holds_otherwise(read: AccountRead, order: Order) -> bool:
 
 def trigger_fields(order: Order) -> dict[str, str]:
     """The fields of `order_triggers:O`; empty if nothing of the order waits for a price, or a close is under way."""
-    said = order_fields(order) if order.state not in FINISHED else {}
-    levels = {name: said[name] for name in ("stop_loss", "take_profit") if name in said}
     waits = order.state in (State.PENDING, State.MODIFYING, State.CANCELLING)
-    if not waits and not (levels and order.state in (State.FILLING, State.OPEN)):
+    has_levels = order.stop_loss is not None or order.take_profit is not None
+    if not waits and not (has_levels and order.state in (State.FILLING, State.OPEN)):
         return {}
+    said = order_fields(order)
+    levels = {name: said[name] for name in ("stop_loss", "take_profit") if name in said}
     names = ("symbol", "order_type", "user_type", "user_id", "execution", "margin")
     found = {name: said[name] for name in names if name in said} | levels | {"state": order.state.value}
     found |= {f"{name}_compare": level for name, level in levels.items()}

@@ -103,9 +103,10 @@ class Effects:
             found.append(hold_request(order["symbol"], one.account, version, holds=follows["holds"]))
         if "request" in follows:
             found.append(add_request(keys.REQUESTS, follows["request"]))
+        order_json = json.dumps(order, separators=(",", ":"))
         if self._keeps_history:
-            found.append(add_request(keys.HISTORY, _history(one)))
-        found.append(self.event_request(follows["event"]))
+            found.append(add_request(keys.HISTORY, _history(one, order_json)))
+        found.append(self.event_request({**follows["event"], "order": order_json}))
         return found
 
     def event_request(self, event: Mapping[str, str]) -> bytes:
@@ -121,14 +122,14 @@ def _put_triggers(order_id: str, version: int, triggers: Mapping[str, str]) -> b
     )
 
 
-def _history(one: Waiting) -> dict[str, str]:
+def _history(one: Waiting, order_json: str) -> dict[str, str]:
     follows = one.follows
     found = {
         "user_type": one.account.type.value,
         "user_id": one.account.id,
         "order_id": follows["order"]["order_id"],
         "version": str(follows["version"]),
-        "order": json.dumps(follows["order"], separators=(",", ":")),
+        "order": order_json,
         "ts": follows["event"]["ts"],
     }
     if "entry" in follows:
