@@ -868,5 +868,33 @@ def test_a_day_with_a_provider_keeps_the_books(bundled_server: Any, seed: int) -
     assert desk.entries("copyrisk:breaks") == []
     assert desk.entries("copyrisk:dead_letters") == []
     done = {event["type"] for event in desk.events(event="done")}
-    assert {"open", "pending", "close", "report_open_filled", "report_close_filled"} <= done
+    assert {"open", "pending", "close", "report_open_filled"} <= done
+    desk.close()
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
+def test_a_day_with_a_provider_and_four_workers_keeps_the_books(bundled_server: Any, seed: int) -> None:
+    """Commands and reports overtake each other as they like."""
+    desk, choose = Desk(bundled_server, workers__batch=4, workers__retry_ms=2_000), random.Random(seed)
+    accounts = [desk.account("live:1", "barclays"), desk.account("demo:1"), desk.account("copy_follower:1", "")]
+    provider = Provider(desk, choose)
+    stop, threads = run_threads(desk, 4)
+    try:
+        for number in range(300):
+            if choose.random() < 0.6:
+                send_something(desk, choose, choose.choice(accounts), number // 3)
+            else:
+                provider.act()
+            if number % 30 == 0:
+                desk.quote()
+        until(lambda: not desk.waiting(), 20)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert desk.entries("copyrisk:breaks") == []
+    assert desk.entries("copyrisk:dead_letters") == []
+    assert_books(desk)
+    for account in accounts:
+        assert_paid(desk, account, 10_000)
     desk.close()

@@ -107,13 +107,18 @@ class Dispatcher:
             job.verdict = TryLater(f"the account cannot be read: {reply}", code="account_unreadable")
             return
         job.read = parse_read(job.account, reply)
-        if job.read.config or job.read.order_ids or job.read.record:
+        if job.read.config:
             return
-        if self._filler.account(job.account):
+        try:
+            is_filled = self._filler.account(job.account)
+        except TryLater as failure:
+            job.verdict = failure
+            return
+        if is_filled:
             (again,) = self._pipe.exchange([_read_request(job)])
             _check(again)  # it was readable a moment ago
             job.read = parse_read(job.account, again)
-        else:
+        elif not (job.read.order_ids or job.read.record):
             nobody = "there is no such account"
             job.verdict = Refused(nobody, code=_MISSING) if job.is_command else Break(nobody, code=_MISSING)
 

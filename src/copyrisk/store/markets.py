@@ -13,7 +13,7 @@ from copyrisk._core import RowCode, judge_quotes
 from copyrisk._wire import READ, REFUSED_REPLY
 from copyrisk.conditions import Conditions, LotLimits, read_conditions
 from copyrisk.decimals import ZERO, parse_decimal
-from copyrisk.errors import Refused, is_known, reason_name
+from copyrisk.errors import Refused, TryLater, is_known, reason_name
 from copyrisk.hours import MarketHours
 from copyrisk.market import InstrumentKey, Market
 from copyrisk.rules import ValuationRules
@@ -67,8 +67,8 @@ class Markets:
         )
         terms = dict(zip(asked, replies, strict=False))
         for key, reply in terms.items():
-            if not reply and self._filler.group(key):
-                (terms[key],) = self._ask([_terms_request(key)])
+            if not reply:
+                terms[key] = self._filled(key, reply)
         self._set_terms(instruments, terms)
         self._set_quotes(quotes, replies[len(asked) :])
         more = [row for row in self._quotes_of(instruments) if row not in set(quotes)]
@@ -76,6 +76,13 @@ class Markets:
             self._set_quotes(more, self._ask([_quote_request(self.market.symbols[row]) for row in more]))
         self.now_ms = time.time_ns() // 1_000_000
         judge_quotes(self.market.quotes, self.now_ms, self._hours.open_by_type(self.now_ms))
+
+    def _filled(self, key: InstrumentKey, reply: Any) -> Any:
+        """Terms that the database may have: without them the fallback must not be taken for the group's own."""
+        try:
+            return self._ask([_terms_request(key)])[0] if self._filler.group(key) else reply
+        except TryLater as failure:
+            return failure
 
     def _ask(self, requests: list[bytes]) -> list[Any]:
         replies = self._pipe.exchange(requests)
