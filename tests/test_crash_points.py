@@ -64,13 +64,16 @@ def send(desk: Desk, kind: str, account: str, order_id: str, said: dict[str, Any
     if kind != "report":
         desk.send(kind, account, order_id=order_id, **said)
         return
-    asked = list({request["request_id"]: request for request in desk.requests() if request["order_id"] == order_id}.values())
+    asked = list(
+        {request["request_id"]: request for request in desk.requests() if request["order_id"] == order_id}.values()
+    )
     more = {"average_price": said.get("price", "0")}
     desk.report(asked[said["request"]], said["status"], said["sequence"], said.get("filled", "0"), **more)
 
 
 def outcome(desk: Desk) -> dict[str, Any]:
     """What may not depend on who died when: no clocks, no counts of repetitions."""
+
     def steady(order: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in order.items() if name not in ("created_at", "copyrisk_version")}
 

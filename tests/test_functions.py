@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -256,7 +257,8 @@ def test_a_key_of_the_wrong_type_never_leaves_half_a_change(shop: Shop, name: st
 
 
 @pytest.mark.parametrize(
-    "key", ["user:{live:1}:config", "user_orders_index:{live:1}", "user_holdings:{live:1}:O1", "copyrisk:{live:1}:ledger"]
+    "key",
+    ["user:{live:1}:config", "user_orders_index:{live:1}", "user_holdings:{live:1}:O1", "copyrisk:{live:1}:ledger"],
 )
 def test_a_contract_key_of_the_wrong_type_is_an_error_and_changes_nothing(shop: Shop, key: str) -> None:
     shop.office.order("live:1", "O1")
@@ -421,7 +423,7 @@ def _cluster(slots: Sequence[tuple[int, int]]) -> Iterator[list[Any]]:
         for port in ports[1:]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
         for client in clients:
-            until(lambda client=client: _is_whole(client, len(slots)), 20)
+            until(partial(_is_whole, client, len(slots)), 20)
         yield clients
 
 
@@ -445,14 +447,14 @@ def _requests(account: Account, order_id: str) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def _one_of_a_cluster() -> Iterator[Any]:
+def one_of_a_cluster() -> Iterator[Any]:
     with _cluster([(0, 16_383)]) as (client,):
         yield client
 
 
 @NEEDS_DEBIAN
-def test_kf31_no_function_leaves_its_slot(_one_of_a_cluster: Any) -> None:
-    shop = Shop(_one_of_a_cluster)
+def test_kf31_no_function_leaves_its_slot(one_of_a_cluster: Any) -> None:
+    shop = Shop(one_of_a_cluster)
     for account in map(parse_account, ("live:1", "demo:2", "strategy_provider:M", "copy_follower:F")):
         shop.office.account(str(account))
         shop.office.order(str(account), "O1")
@@ -465,8 +467,8 @@ def test_kf31_no_function_leaves_its_slot(_one_of_a_cluster: Any) -> None:
 
 
 @NEEDS_DEBIAN
-def test_kf31_workers_do_their_work_on_a_server_of_a_cluster(_one_of_a_cluster: Any) -> None:
-    client = _one_of_a_cluster
+def test_kf31_workers_do_their_work_on_a_server_of_a_cluster(one_of_a_cluster: Any) -> None:
+    client = one_of_a_cluster
     client.flushall()
     port = client.connection_pool.connection_kwargs["port"]
     desk = Desk(Server(f"redis://127.0.0.1:{port}/0", 0))
@@ -482,13 +484,15 @@ def test_kf31_accounts_in_different_slots_of_three_servers() -> None:
         for client in clients:
             functions.load(client)
         port = clients[0].connection_pool.connection_kwargs["port"]
-        cluster = redis.RedisCluster(host="127.0.0.1", port=port)
+        cluster: Any = redis.RedisCluster(host="127.0.0.1", port=port)
 
         def call(request: bytes) -> Any:
             reader = hiredis.Reader()
             reader.feed(request)
             name, *words = reader.gets()
-            return cluster.execute_command(name.decode(), *words, target_nodes=cluster.get_node_from_key(words[2].decode()))
+            return cluster.execute_command(
+                name.decode(), *words, target_nodes=cluster.get_node_from_key(words[2].decode())
+            )
 
         served = set()
         for number in range(30):

@@ -14,11 +14,15 @@ from copyrisk.commands import Kind
 from copyrisk.errors import StoreError
 from copyrisk.store.letters import list_letters, replay
 from copyrisk.store.pipe import Pipe
-from tests.trading import Desk, assert_books, dump, is_log, until
+from tests.trading import Desk, assert_books, dump, is_log, run_threads, until
 
 OPEN: dict[str, Any] = {
-    **{"type": "open", "user_type": "live", "user_id": "1", "symbol": "EURUSD"},
-    **{"order_type": "BUY", "order_quantity": "1"},
+    "type": "open",
+    "user_type": "live",
+    "user_id": "1",
+    "symbol": "EURUSD",
+    "order_type": "BUY",
+    "order_quantity": "1",
 }
 
 
@@ -366,8 +370,6 @@ def test_a_command_stream_that_is_none_does_not_stop_the_reports(redis_server: A
     request = desk.request()
     desk.client.delete("copyrisk:commands")
     desk.client.set("copyrisk:commands", "x")
-    from tests.test_workers import run_threads
-
     stop, threads = run_threads(desk, 1)
     try:
         desk.report(request, "filled", 1, "1", average_price="1.0845")
@@ -391,7 +393,9 @@ def unbooked(desk: Desk) -> str:
     desk.office.group("EURNOK", profit="NOK")
     desk.quote("11.5", "11.51", "EURNOK")
     desk.quote("10.0", "10.0", "USDNOK")
-    assert desk.do("open", "live:2", symbol="EURNOK", order_type="BUY", order_quantity="0.1", order_id="N")["code"] == "ok"
+    assert (
+        desk.do("open", "live:2", symbol="EURNOK", order_type="BUY", order_quantity="0.1", order_id="N")["code"] == "ok"
+    )
     desk.reported(desk.request(), "filled", 1, "0.1", average_price="11.51")
     assert desk.do("close", "live:2", order_id="N")["code"] == "ok"
     desk.client.delete("market:USDNOK")
@@ -402,7 +406,11 @@ def unbooked(desk: Desk) -> str:
 def test_a_fill_that_cannot_be_booked_is_kept_listed_and_applied_once(desk: Desk) -> None:
     request_id = unbooked(desk)
     (letter,) = letters(desk)
-    assert (letter["stream"], letter["code"], letter["deliveries"]) == ("copyrisk:reports", "conversion_rate_missing", "3")
+    assert (letter["stream"], letter["code"], letter["deliveries"]) == (
+        "copyrisk:reports",
+        "conversion_rate_missing",
+        "3",
+    )
     assert desk.statuses("live:2", "N") == ("OPEN", "EXECUTED")
     assert desk.balance("live:2") == 10_000
     listed = run_cli(desk, "list")

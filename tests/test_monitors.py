@@ -24,7 +24,7 @@ def desk(redis_server: Any) -> Any:
 def step(desk: Desk, monitor: Monitor) -> list[dict[str, str]]:
     """Let a monitor see what changed, in however many reports; returns the commands it sent."""
     before = desk.client.xlen("copyrisk:commands")
-    while monitor.step(0.02) or not monitor.step(0.0) == 0:
+    while monitor.step(0.02) or monitor.step(0.0) != 0:
         pass
     return desk.entries("copyrisk:commands")[before:]
 
@@ -282,7 +282,7 @@ def test_what_the_portfolio_does_not_know_takes_nothing_back(desk: Desk) -> None
 
 # ---- hashes that make no sense
 
-ODD: list[tuple[str, Any]] = [
+ODD: list[tuple[str | bytes, Any]] = [
     ("order_triggers:X", {"symbol": "EURUSD"}),
     ("order_triggers:X", {"symbol": "{", "order_type": "BUY", "user_type": "live", "user_id": "1", "stop_loss": "1"}),
     (

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from copyrisk.commands import Kind
 from copyrisk.roles import run_workers
 from tests.trading import Desk, assert_books, assert_paid, dump, is_log, process, until
 
@@ -121,7 +122,9 @@ def test_kf17_the_same_command_is_answered_the_same_and_done_once(desk: Desk) ->
     assert desk.index("live:1") == {first["order_id"]}
     conflict = desk.do("open", "live:1", **{**said, "order_quantity": "2"})
     assert (conflict["event"], conflict["code"]) == ("refused", "idempotency_conflict")
-    assert desk.do("close", "live:1", order_id=first["order_id"], idempotency_key="k-1")["code"] == "idempotency_conflict"
+    assert (
+        desk.do("close", "live:1", order_id=first["order_id"], idempotency_key="k-1")["code"] == "idempotency_conflict"
+    )
     desk.settle()
     assert desk.do("close", "live:1", order_id=first["order_id"], idempotency_key="k-2")["code"] == "ok"
 
@@ -197,16 +200,16 @@ def test_kf17_reports_in_the_wrong_order_end_the_same(desk: Desk) -> None:
 
 
 def test_kf17_a_duplicate_is_known_although_the_first_was_never_finished(desk: Desk) -> None:
-    """The change was stored and its worker died before anything followed from it: the copy of the report finishes it."""
+    """The change was stored, its worker died before anything followed from it: the copy finishes it."""
     desk.account("live:1", "barclays")
     desk.open("live:1", "A")
     request = desk.request()
-    workers = desk.new_workers()
-    deliver, workers._effects.deliver = workers._effects.deliver, _fail  # type: ignore[method-assign]
+    workers: Any = desk.new_workers()
+    deliver, workers._effects.deliver = workers._effects.deliver, _fail
     desk.report(request, "filled", 1, "1", average_price="1.0846")
     with pytest.raises(RuntimeError):
         workers._dispatcher.carry_out([_job(workers)])
-    workers._effects.deliver = deliver  # type: ignore[method-assign]
+    workers._effects.deliver = deliver
     assert desk.client.xlen("copyrisk:{live:1}:outbox") == 1
     assert desk.data("A")["order_status"] == "QUEUED"
     desk.reported(request, "filled", 1, "1", average_price="1.0846")
@@ -256,7 +259,13 @@ def test_kf19_nothing_reopens_a_finished_order(desk: Desk) -> None:
     desk.reported(closing, "filled", 1, "1", average_price="1.0846")
     before = dump(desk.client, is_log)
     for request in (opening, closing):
-        for status, lots in (("accepted", "0"), ("filled", "1"), ("partial", "0.5"), ("rejected", "0"), ("cancelled", "1")):
+        for status, lots in (
+            ("accepted", "0"),
+            ("filled", "1"),
+            ("partial", "0.5"),
+            ("rejected", "0"),
+            ("cancelled", "1"),
+        ):
             for sequence in (1, 2, 3, 9):
                 desk.report(request, status, sequence, lots, average_price="1.0846" if lots != "0" else "0")
     desk.settle()
@@ -474,7 +483,10 @@ def test_kf32_after_an_orders_life_only_the_documented_keys_remain(desk: Desk, f
     triggers = left & {"order_triggers:A"}
     expected = documented(account, "A")
     assert left - streams - answers - triggers == expected.keys() - streams
-    assert all(desk.client.xlen(key) == 0 for key in streams - {f"copyrisk:{{{account}}}:audit", "copyrisk:events", "copyrisk:requests"})
+    assert all(
+        desk.client.xlen(key) == 0
+        for key in streams - {f"copyrisk:{{{account}}}:audit", "copyrisk:events", "copyrisk:requests"}
+    )
     for key, ends in {**expected, **dict.fromkeys(answers | triggers, True)}.items():
         assert (desk.client.ttl(key) > 0) is ends, key
     assert all(desk.client.ttl(key) <= 7 * 86_400 for key in answers)
@@ -487,8 +499,10 @@ def test_kf32_consumers_that_are_gone_leave_nothing(redis_server: Any) -> None:
     desk.account("live:1")
     for number in range(3):
         stop = threading.Event()
-        sent = desk.send("open", "live:1", order_id=f"O{number}", symbol="EURUSD", order_type="BUY", order_quantity="0.1")
-        args = (desk.new_client(), desk.settings, tuple(_kinds()), stop)
+        sent = desk.send(
+            "open", "live:1", order_id=f"O{number}", symbol="EURUSD", order_type="BUY", order_quantity="0.1"
+        )
+        args = (desk.new_client(), desk.settings, tuple(Kind), stop)
         running = threading.Thread(target=run_workers, args=args)
         running.start()
         until(lambda sent=sent: bool(desk.events(command_id=sent)))  # type: ignore[misc]
@@ -497,19 +511,17 @@ def test_kf32_consumers_that_are_gone_leave_nothing(redis_server: Any) -> None:
     assert len(desk.client.xinfo_consumers("copyrisk:commands", "workers")) <= 1
 
 
-def _kinds() -> Any:
-    from copyrisk.commands import Kind
-
-    return Kind
-
-
 # ---- 33: ids that would name other keys
 
 
 @pytest.mark.parametrize("odd", ["1}:{live:2", "1\n", "1}", "{", "", "1 ", "1:2", "\u0661", "1" * 65, "*", "?"])
 @pytest.mark.parametrize("field", ["user_id", "order_id", "symbol", "idempotency_key", "master_order_id"])
 def test_kf33_an_id_never_names_another_key(desk: Desk, field: str, odd: str) -> None:
-    if (field, odd) == ("idempotency_key", "1:2") or (field != "user_id" and not odd) or (field, odd) == ("idempotency_key", "1" * 65):
+    if (
+        (field, odd) == ("idempotency_key", "1:2")
+        or (field != "user_id" and not odd)
+        or (field, odd) == ("idempotency_key", "1" * 65)
+    ):
         return  # these may be
     desk.account("live:1")
     desk.account("live:2")
@@ -550,8 +562,9 @@ def test_kf34_a_decision_that_is_too_old_is_refused_and_made_anew(bundled_server
     desk.account("live:1")
     desk.open("live:1", "A")
     workers = desk.new_workers()
-    appraiser = workers._dispatcher._appraiser
-    judge, tries = appraiser.lay_out, []
+    appraiser: Any = workers._dispatcher._appraiser
+    judge = appraiser.lay_out
+    tries: list[int] = []
 
     def slowly(*given: Any) -> None:
         judge(*given)
@@ -565,7 +578,7 @@ def test_kf34_a_decision_that_is_too_old_is_refused_and_made_anew(bundled_server
                 time.sleep(3.0)
                 desk.quote("1.0945", "1.09455")
 
-    appraiser.lay_out = slowly  # type: ignore[method-assign]
+    appraiser.lay_out = slowly
     sent = desk.send("close", "live:1", order_id="A")
     workers.step(1)
     assert len(tries) == 2
@@ -580,7 +593,10 @@ def test_kf34_workers_that_are_stopped_and_go_on_apply_nothing_twice(bundled_ser
     """A process stopped by the system at any moment, while another one takes over what it held."""
     desk = Desk(bundled_server)
     desk.account("live:1", balance="1000000")
-    with process(desk.server.url, "workers", WORKERS_BATCH=5) as slow, process(desk.server.url, "workers", WORKERS_BATCH=5):
+    with (
+        process(desk.server.url, "workers", WORKERS_BATCH=5) as slow,
+        process(desk.server.url, "workers", WORKERS_BATCH=5),
+    ):
         for number in range(400):
             desk.send("open", "live:1", order_id=f"O{number}", symbol="EURUSD", order_type="BUY", order_quantity="0.01")
         until(lambda: len(desk.index("live:1")) > 20, 20)

@@ -1,9 +1,9 @@
 """Workers on real servers: every order's whole life through the streams, many at once, and whatever outsiders send."""
 
 import json
+import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from decimal import Decimal
@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from copyrisk.commands import Kind
-from copyrisk.roles import run_workers
+from copyrisk.embedded import EmbeddedServer
 from tests.backoffice import BackOffice, now_ms
+from tests.conftest import Server
 from tests.trading import (
     ACCOUNT_TYPES,
     Desk,
@@ -22,6 +23,7 @@ from tests.trading import (
     dump,
     is_log,
     process,
+    run_threads,
     until,
 )
 
@@ -109,7 +111,9 @@ def test_a_pending_order_watched_here(desk: Desk, account: str, flow: str) -> No
     assert (filled["order_type"], filled["order_price"], filled["order_status"]) == ("BUY", "1.0809", "OPEN")
     assert_books(desk)
     desk.quote("1.0749", "1.075")
-    assert refused(desk.do("trigger", account, order_id="P", trigger="stop_loss", trigger_price="1.07")) == "trigger_gone"
+    assert (
+        refused(desk.do("trigger", account, order_id="P", trigger="stop_loss", trigger_price="1.07")) == "trigger_gone"
+    )
     lost = done(desk.do("trigger", account, order_id="P", trigger="stop_loss", trigger_price="1.075"))
     assert (lost["net_profit"], lost["close_price"], lost["reason"]) == ("-600.00", "1.0749", "stop_loss")
     assert_finished(desk, account, "P", "CLOSED")
@@ -272,6 +276,29 @@ def test_a_pending_order_that_the_provider_cancels_or_rejects(desk: Desk) -> Non
     assert_finished(desk, "live:1", "P5", "CANCELLED")
 
 
+@pytest.mark.parametrize("asked", ["", "modify", "cancel"])
+def test_a_provider_that_says_again_that_it_has_an_order_changes_nothing(desk: Desk, asked: str) -> None:
+    desk.account("live:1", "barclays")
+    done(desk.pend("live:1", "P", "BUY_LIMIT", "1.08"))
+    placing = desk.request()
+    desk.reported(placing, "accepted", 1)
+    if asked:
+        done(desk.do(asked, "live:1", order_id="P", **({"order_price": "1.07"} if asked == "modify" else {})))
+    before = desk.order("live:1", "P")
+    desk.reported(placing, "accepted", 2)
+    assert desk.entries("copyrisk:breaks") == []
+    assert desk.order("live:1", "P") == before
+
+
+def test_the_audit_says_in_words_why_a_report_changed_nothing(desk: Desk) -> None:
+    desk.account("live:1", "barclays")
+    done(desk.open("live:1", "A"))
+    for _ in range(2):
+        desk.reported(desk.request(), "accepted", 1)
+    late = desk.audit("live:1")[-1]
+    assert (late["code"], late["message"]) == ("report_late", "report 1 came after 1")
+
+
 def test_a_pending_order_that_another_service_placed_with_the_provider_is_cancelled(desk: Desk) -> None:
     """There is no request of ours that could report its end."""
     desk.account("live:1", "barclays")
@@ -409,13 +436,15 @@ def test_an_account_that_is_not_known_opens_nothing(
 def test_a_quote_that_cannot_be_traded_on_is_refused(desk: Desk) -> None:
     desk.account("live:1")
     done(desk.open("live:1", "A"))
-    for number, (code, bid, ask, ts) in enumerate((
-        ("quote_stale", "1.08", "1.09", now_ms() - 31_000),
-        ("quote_from_future", "1.08", "1.09", now_ms() + 3_600_000),
-        ("quote_crossed", "1.09", "1.08", None),
-        ("quote_not_positive", "0", "1.08", None),
-        ("quote_unreadable", "nan", "1.08", None),
-    )):
+    for number, (code, bid, ask, ts) in enumerate(
+        (
+            ("quote_stale", "1.08", "1.09", now_ms() - 31_000),
+            ("quote_from_future", "1.08", "1.09", now_ms() + 3_600_000),
+            ("quote_crossed", "1.09", "1.08", None),
+            ("quote_not_positive", "0", "1.08", None),
+            ("quote_unreadable", "nan", "1.08", None),
+        )
+    ):
         desk.quote(bid, ask, ts=ts)
         assert refused(desk.open("live:1", f"B{number}")) == code
         assert refused(desk.do("close", "live:1", order_id="A")) == code
@@ -467,17 +496,6 @@ def test_commands_about_an_order_that_is_not_there_or_not_so(desk: Desk) -> None
 
 
 # ---- many at once
-
-
-def run_threads(desk: Desk, count: int) -> tuple[threading.Event, list[threading.Thread]]:
-    stop = threading.Event()
-    made = [
-        threading.Thread(target=run_workers, args=(desk.new_client(), desk.settings, tuple(Kind), stop))
-        for _ in range(count)
-    ]
-    for thread in made:
-        thread.start()
-    return stop, made
 
 
 def work_in_threads(desk: Desk, count: int, limit_s: float = 30.0) -> None:
@@ -535,7 +553,15 @@ def test_eight_workers_on_a_few_accounts_keep_the_books(redis_server: Any, seed:
         side = choose.choice(("BUY", "SELL"))
         kind, said = choose.choice(
             [
-                ("open", {"order_id": f"{account[0]}{number}", "symbol": "EURUSD", "order_type": side, "order_quantity": lots}),
+                (
+                    "open",
+                    {
+                        "order_id": f"{account[0]}{number}",
+                        "symbol": "EURUSD",
+                        "order_type": side,
+                        "order_quantity": lots,
+                    },
+                ),
                 ("open", {"order_id": known, "symbol": "EURUSD", "order_type": side, "order_quantity": lots}),
                 ("close", {"order_id": known}),
                 ("close", {"order_id": known, "order_quantity": lots}),
@@ -661,18 +687,16 @@ def test_a_server_that_lost_everything_is_worked_on_anew(redis_server: Any) -> N
 @pytest.mark.fault
 @pytest.mark.slow
 def test_a_server_that_stands_still_loses_and_repeats_nothing() -> None:
-    from copyrisk.embedded import EmbeddedServer
-    from tests.conftest import Server
-
     with EmbeddedServer.start() as running:
         desk = Desk(Server(running.url, running.pid))
         desk.account("live:1")
         stop, threads = run_threads(desk, 2)
         try:
             for number in range(200):
-                desk.send("open", "live:1", order_id=f"O{number}", symbol="EURUSD", order_type="BUY", order_quantity=0.01)
-            (folder,) = [running.pid]
-            _stand_still(folder, 6.0)  # longer than a reply is waited for
+                desk.send(
+                    "open", "live:1", order_id=f"O{number}", symbol="EURUSD", order_type="BUY", order_quantity=0.01
+                )
+            _stand_still(running.pid, 6.0)  # longer than a reply is waited for
             until(lambda: not desk.waiting(), 30)
         finally:
             stop.set()
@@ -685,8 +709,6 @@ def test_a_server_that_stands_still_loses_and_repeats_nothing() -> None:
 
 
 def _stand_still(pid: int, seconds: float) -> None:
-    import os
-
     os.kill(pid, signal.SIGSTOP)
     time.sleep(seconds)
     os.kill(pid, signal.SIGCONT)
@@ -744,7 +766,7 @@ def test_an_office_that_writes_beside_us_is_not_overwritten(desk: Desk) -> None:
     workers = desk.new_workers()
     sent = desk.send("close", "live:1", order_id="A")
     office = BackOffice(desk.server.client())
-    appraiser = workers._dispatcher._appraiser
+    appraiser: Any = workers._dispatcher._appraiser
     lay_out, paid = appraiser.lay_out, iter(range(2))
 
     def lay_out_while_paying(*arguments: Any) -> None:
@@ -752,7 +774,7 @@ def test_an_office_that_writes_beside_us_is_not_overwritten(desk: Desk) -> None:
             office.client.hset("user:{live:1}:config", "wallet_balance", str(desk.balance("live:1") + 100))
         lay_out(*arguments)
 
-    appraiser.lay_out = lay_out_while_paying  # type: ignore[method-assign]
+    appraiser.lay_out = lay_out_while_paying
     desk.settle(workers=workers)
     assert done(desk.answer(sent))["net_profit"] == "-5.00"
     assert desk.balance("live:1") == Decimal("10195.00")
@@ -835,7 +857,8 @@ def send_something(desk: Desk, choose: random.Random, account: str, number: int)
     kind, said = choose.choice(
         [
             *[("open", {**new, "order_type": side, **levels})] * 3,
-            *[("pending", {**new, "order_type": f"{side}_LIMIT", "order_price": "1.05" if side == "BUY" else "1.15"})] * 2,
+            *[("pending", {**new, "order_type": f"{side}_LIMIT", "order_price": "1.05" if side == "BUY" else "1.15"})]
+            * 2,
             *[("close", {"order_id": known})] * 2,
             ("close", {"order_id": known, "order_quantity": lots}),
             ("cancel", {"order_id": choose.choice((known, waiting))}),

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -18,7 +19,7 @@ from copyrisk.book import Book
 from copyrisk.commands import Kind
 from copyrisk.engine import Engine
 from copyrisk.monitors import Monitor
-from copyrisk.roles import make_workers
+from copyrisk.roles import make_workers, run_workers
 from copyrisk.settings import Settings, load_settings
 from copyrisk.store.connection import connect
 from copyrisk.workers import Workers
@@ -242,8 +243,8 @@ def _assert_order(desk: Desk, order: dict[str, str]) -> None:
     triggers = desk.triggers(order["order_id"])
     levels = {name for name in ("stop_loss", "take_profit") if name in order}
     waits = order["order_type"].endswith(("LIMIT", "STOP")) and order["order_status"] != "PENDING-QUEUED"
-    own = f"copyrisk:{{{order['user_type']}:{order['user_id']}}}:order:{order['order_id']}"
-    closing = b'"state":"closing"' in (desk.client.get(own) or b"")  # what is being closed needs no second reason
+    record = f"copyrisk:{{{order['user_type']}:{order['user_id']}}}:order:{order['order_id']}"
+    closing = b'"state":"closing"' in (desk.client.get(record) or b"")  # what is being closed needs no second reason
     if not waits and not (levels and order["execution_status"] == "EXECUTED" and not closing):
         assert triggers == {}
         return
@@ -327,3 +328,15 @@ def process(url: str, role: str, *arguments: str, **environ: object) -> Iterator
         if running.poll() is None:
             running.kill()
         running.wait()
+
+
+def run_threads(desk: Desk, count: int) -> tuple[threading.Event, list[threading.Thread]]:
+    """So many workers at once, each with its own client; what ends them, and the threads to wait for."""
+    stop = threading.Event()
+    made = [
+        threading.Thread(target=run_workers, args=(desk.new_client(), desk.settings, tuple(Kind), stop))
+        for _ in range(count)
+    ]
+    for thread in made:
+        thread.start()
+    return stop, made

@@ -175,7 +175,9 @@ def _cancelling(report: Report, request: Request, order: Order, _situation: Situ
     seen = order.with_request(replace(request, sequence=report.sequence, is_final=True))
     if report.status is ReportStatus.ACCEPTED:
         cancelled = replace(seen, reason=order.reason or "cancelled")
-        return _moved(Event.CANCEL_REPORTED, order, cancelled, late_is_fine=True)
+        placed = order.request_of("place")  # another service's order has none of which we would hear the end
+        event = Event.CANCEL_DONE_REPORTED if placed is None or placed.is_final else Event.CANCEL_REPORTED
+        return _moved(event, order, cancelled, late_is_fine=True)
     if report.status in _REFUSALS:
         return _moved(Event.CANCEL_REJECT_REPORTED, order, replace(seen, reason=""), late_is_fine=True)
     raise Break(f"a cancellation cannot be {report.status}", code="status_does_not_fit")

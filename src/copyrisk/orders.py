@@ -54,6 +54,7 @@ class Event(StrEnum):
     MODIFY_REPORTED = "modify_reported"
     MODIFY_REJECT_REPORTED = "modify_reject_reported"
     CANCEL_REPORTED = "cancel_reported"
+    CANCEL_DONE_REPORTED = "cancel_done_reported"  # and nothing else will be reported of the order
     CANCEL_REJECT_REPORTED = "cancel_reject_reported"
     CLOSE_PART_REPORTED = "close_part_reported"
     CLOSE_FILL_REPORTED = "close_fill_reported"  # the close is done, and so is the order
@@ -106,6 +107,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.MODIFYING, _E.REJECT_REPORTED): _S.REJECTED,
     (_S.MODIFYING, _E.END_REPORTED): _S.CANCELLED,
     (_S.CANCELLING, _E.CANCEL_REPORTED): _S.CANCELLING,  # the order's own request says how much was filled before
+    (_S.CANCELLING, _E.CANCEL_DONE_REPORTED): _S.CANCELLED,
     (_S.CANCELLING, _E.CANCEL_REJECT_REPORTED): _S.PENDING,
     (_S.CANCELLING, _E.PART_REPORTED): _S.FILLING,
     (_S.CANCELLING, _E.FILL_REPORTED): _S.OPEN,
