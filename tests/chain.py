@@ -248,7 +248,7 @@ class Chain:
         deadline_s = time.monotonic() + limit_s
         while True:
             assert time.monotonic() < deadline_s, f"no rest: {self.in_flight()}"
-            self.until(lambda: not self._busy() and not self.reached(), deadline_s - time.monotonic())
+            self.until(lambda: not self.in_flight_but_resting() and not self.reached(), deadline_s - time.monotonic())
             resting = [order for order in self.orders() if _rests(order)]
             if not resting:
                 break
@@ -256,10 +256,16 @@ class Chain:
                 self.send("cancel", f"{order['user_type']}:{order['user_id']}", order_id=order["order_id"])
         self.until(lambda: not self.in_flight() and not self.reached(), deadline_s - time.monotonic())
 
-    def _busy(self) -> bool:
+    def in_flight_but_resting(self) -> bool:
+        """Whether anything is under way, apart from what is with the provider and closes."""
         busy = self.in_flight()
         busy.pop("outstanding", None)
         return bool(busy) or any(_is_in_flight(order) for order in self.orders())
+
+    def events(self, kind: str) -> int:
+        """How many changes something of this type has caused so far."""
+        every = (decoded(said) for _, said in self.client.xrange("copyrisk:events"))
+        return sum(event["event"] == "done" and event["type"] == kind for event in every)
 
     # ---- clients
 
@@ -311,7 +317,7 @@ class Clients:
         """Send so many commands."""
         for _ in range(count):
             drawn = self.dice.random()
-            if drawn < 0.4 or not self.made:
+            if drawn < 0.35 or not self.made:
                 self._open()
             elif drawn < 0.55:
                 self._pend()
@@ -326,7 +332,7 @@ class Clients:
             self.sent[self.chain.send(kind, account, **words)] = {"type": kind, "account": account, **words}
 
     def _new(self) -> tuple[str, str, str]:
-        account, symbol = self.dice.choice(self.accounts), self.dice.choice(list(SYMBOLS))
+        account, symbol = self.accounts[len(self.made) % len(self.accounts)], self.dice.choice(list(SYMBOLS))
         made = account, f"O{len(self.made)}", symbol
         self.made.append(made)
         return made
@@ -367,17 +373,30 @@ class Clients:
         self._send("pending", account, order_id=order_id, **said, **self._levels(symbol, points, is_buy))
 
     def _follow(self) -> None:
-        """Something about an order that may be there or not, or not any more."""
-        account, order_id, symbol = self.dice.choice(self.made[-60:])
-        kind = self.dice.choice(["close", "close", "close", "cancel", "modify", "stop_loss", "take_profit"])
-        said: dict[str, object] = {"order_id": order_id}
+        """Something about an order that is there; now and then about one that is not, or not any more."""
+        account, order_id, symbol = self.dice.choice(self.made)
+        there = sorted(self.chain.client.smembers(f"user_orders_index:{{{account}}}"))
+        if there and self.dice.random() < 0.85:
+            order_id = self.dice.choice(there).decode()
+        order = decoded(self.chain.client.hgetall(f"user_holdings:{{{account}}}:{order_id}"))
+        kinds = (
+            ["cancel", "modify", "modify"] if order.get("order_status") == "PENDING" else ["close", "close", "close"]
+        )
+        kind = self.dice.choice([*kinds, "stop_loss", "take_profit", self.dice.choice(["cancel", "modify", "close"])])
+        self._send(kind, account, order_id=order_id, **self._change(kind, order.get("symbol", symbol), order))
+
+    def _change(self, kind: str, symbol: str, order: dict[str, str]) -> dict[str, object]:
+        """What a command about an order says; mostly something that is possible."""
+        away = self.dice.choice([-1, 1]) * self.dice.randint(8, 80)
         if kind == "close" and self.dice.random() < 0.5:
-            said["order_quantity"] = Decimal(self.dice.randint(1, 30)) / 100
+            return {"order_quantity": Decimal(self.dice.randint(1, 30)) / 100}
         if kind == "modify":
-            said["order_price"] = self._price(symbol, self.dice.choice([-1, 1]) * self.dice.randint(3, 60))
+            is_above = order.get("order_type") in ("BUY_STOP", "SELL_LIMIT")
+            return {"order_price": self._price(symbol, (1 if is_above else -1) * abs(away) // 2)}
         if kind in ("stop_loss", "take_profit") and self.dice.random() < 0.8:
-            said[kind] = self._price(symbol, self.dice.choice([-1, 1]) * self.dice.randint(8, 80))
-        self._send(kind, account, **said)
+            is_above = (order.get("order_type", "").startswith("BUY")) is (kind == "take_profit")
+            return {kind: self._price(symbol, abs(away) if is_above else -abs(away))}
+        return {}
 
 
 def stopped_for(running: Running, chain: Chain, seconds: float) -> None:

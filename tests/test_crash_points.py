@@ -136,10 +136,12 @@ def test_killed_at_every_step_of_the_script(bundled_server: Any, point: str) -> 
     expected = undisturbed(bundled_server)
     desk = prepared(bundled_server)
     for step in SCRIPT:
+        desk.quote()  # starting so many processes takes longer than a quote lasts
         send(desk, *step)
         with process(desk.server.url, "workers", CRASH_AT=point, LOG_LEVEL="error") as killed:
             assert killed.wait(20) == -signal.SIGKILL
         desk.settle()
+    desk.quote()
     assert outcome(desk) == expected
     assert_all_well(desk)
     desk.close()

@@ -27,9 +27,9 @@ OPEN: dict[str, Any] = {
 
 
 @pytest.fixture
-def desk(redis_server: Any) -> Any:
+def desk(bundled_server: Any) -> Any:
     """An account with an order, one with an order at the provider, and a witness that nothing may touch."""
-    made = Desk(redis_server, workers__attempts=3, workers__retry_ms=10)
+    made = Desk(bundled_server, workers__attempts=3, workers__retry_ms=10)
     made.account("live:1")
     made.account("live:2", "barclays")
     made.account("demo:9")
@@ -363,8 +363,8 @@ def test_one_accounts_unfinished_effects_hold_up_no_other(desk: Desk) -> None:
     assert desk.holders("live") == {"live:1"}
 
 
-def test_a_command_stream_that_is_none_does_not_stop_the_reports(redis_server: Any) -> None:
-    desk = Desk(redis_server)
+def test_a_command_stream_that_is_none_does_not_stop_the_reports(bundled_server: Any) -> None:
+    desk = Desk(bundled_server)
     desk.account("live:2", "barclays")
     desk.open("live:2", "B")
     request = desk.request()
@@ -453,8 +453,8 @@ def test_a_letter_replayed_too_early_comes_back_and_is_still_applied_once(desk: 
     assert desk.balance("live:2") == Decimal("10100.00")
 
 
-def test_what_comes_back_in_time_is_no_dead_letter(redis_server: Any) -> None:
-    desk = Desk(redis_server, workers__attempts=1_000, workers__retry_ms=10)
+def test_what_comes_back_in_time_is_no_dead_letter(bundled_server: Any) -> None:
+    desk = Desk(bundled_server, workers__attempts=1_000, workers__retry_ms=10)
     desk.account("live:2", "barclays")
     for _ in range(30):
         if desk.client.exists("copyrisk:work:open"):

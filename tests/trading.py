@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -51,7 +52,10 @@ class Desk:
 
     def __init__(self, server: Any, **flags: object) -> None:
         self.server, self.settings = server, settings_for(server.url, **flags)
-        self.office = BackOffice(server.client())
+        self._clients: list[Any] = [server.client()]
+        # A test that fails or forgets must not leave sockets to be found open in another one.
+        self.close = weakref.finalize(self, _disconnect, self._clients)
+        self.office = BackOffice(self._clients[0])
         self.client: Any = self.office.client
         self.office.group("EURUSD")
         self.quote()
@@ -66,7 +70,9 @@ class Desk:
         return account
 
     def new_client(self) -> Any:
-        return connect(self.server.url, connect_timeout_ms=2_000, reply_timeout_ms=5_000)
+        made = connect(self.server.url, connect_timeout_ms=2_000, reply_timeout_ms=5_000)
+        self._clients.append(made)
+        return made
 
     def new_workers(self, kinds: Collection[Kind] = tuple(Kind)) -> Workers:
         made = make_workers(self.new_client(), self.settings, kinds)
@@ -134,10 +140,6 @@ class Desk:
             self._engine = Engine(self.new_client(), book, hours, 200)
         assert self._engine.tick().skipped is None
 
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-
     # ---- what stands there
 
     def entries(self, stream: str) -> list[dict[str, str]]:
@@ -197,6 +199,11 @@ class Desk:
     def accounts(self) -> list[str]:
         keys = self.client.keys("user:{*}:config")
         return sorted(key.decode().removeprefix("user:{").removesuffix("}:config") for key in keys)
+
+
+def _disconnect(clients: list[Any]) -> None:
+    for client in clients:
+        client.connection_pool.disconnect()
 
 
 def dump(client: Any, without: Callable[[str], bool] = lambda _: False) -> dict[str, bytes]:

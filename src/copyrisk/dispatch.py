@@ -33,7 +33,7 @@ from copyrisk.store.functions import (
     text,
 )
 from copyrisk.store.pipe import Pipe
-from copyrisk.verdicts import Job, Repeated, judge_wave, repeated
+from copyrisk.verdicts import Job, Repeated, Verdict, judge_wave, repeated
 
 log = structlog.get_logger(__name__)
 
@@ -164,7 +164,7 @@ class Dispatcher:
         event = self._event(job)
         is_refusal = isinstance(verdict, Refused) and verdict.code != "idempotency_conflict"
         answer = refusal_answer(cause, event) if is_refusal else ""
-        said = event or {"code": getattr(verdict, "code", ""), "message": str(verdict)}
+        said = event or {"code": getattr(verdict, "code", ""), "message": _message(verdict)}
         audit = json.dumps({**said, "type": cause.type, "order_id": job.order_id, "cause": cause.entry_id})
         return note_request(job.account, cause.answer_key or "-", answer, ANSWER_KEEP_MS, audit)
 
@@ -176,8 +176,12 @@ class Dispatcher:
         if not job.is_command or not isinstance(verdict, Refused | Nothing):
             return {}
         ts_ms = job.read.time_ms if job.read is not None else time.time_ns() // 1_000_000
-        message = verdict.message if isinstance(verdict, Nothing) else str(verdict)
-        return refusal_of(event_of(job.account, job.cause, job.order_id, ts_ms=ts_ms), verdict.code, message)
+        event = event_of(job.account, job.cause, job.order_id, ts_ms=ts_ms)
+        return refusal_of(event, verdict.code, _message(verdict))
+
+
+def _message(verdict: Verdict | None) -> str:
+    return verdict.message if isinstance(verdict, Nothing) else str(verdict)
 
 
 def break_request(failure: Break, fields: dict[str, str]) -> bytes:

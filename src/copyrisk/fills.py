@@ -12,7 +12,7 @@ from decimal import Decimal, localcontext
 from copyrisk.commands import Report, ReportStatus
 from copyrisk.decimals import EXACT
 from copyrisk.errors import CopyriskError, TryLater
-from copyrisk.orders import Event, next_state
+from copyrisk.orders import Event, State, next_state
 from copyrisk.pricing import profit, share_of
 from copyrisk.records import Order, Request
 from copyrisk.situation import Booking, Nothing, Outcome, Situation
@@ -77,7 +77,7 @@ def _opening(report: Report, request: Request, order: Order, situation: Situatio
     before = order
     seen = replace(request, sequence=report.sequence, filled=report.filled)
     if report.status is ReportStatus.ACCEPTED:
-        if request.action == "open":
+        if order.state is not State.PLACING:
             return _unchanged(before, order.with_request(seen))  # the provider has it; that is all it says
         return _moved(Event.ACCEPT_REPORTED, before, order.with_request(seen))
     is_all, is_refused = report.filled == request.asked, report.status in _REFUSALS

@@ -88,7 +88,6 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.PLACING, _E.PART_REPORTED): _S.FILLING,
     (_S.PLACING, _E.FILL_REPORTED): _S.OPEN,
     # a pending order, here or with the provider
-    (_S.PENDING, _E.ACCEPT_REPORTED): _S.PENDING,
     (_S.PENDING, _E.LEVELS_SET): _S.PENDING,
     (_S.PENDING, _E.MODIFIED): _S.PENDING,
     (_S.PENDING, _E.MODIFY_SENT): _S.MODIFYING,
