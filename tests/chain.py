@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -101,6 +102,7 @@ class Chain:
     server: Any
     folder: Path
     seed: int = 1
+    environ: Mapping[str, str] = field(default_factory=dict)
     processes: dict[str, Running] = field(default_factory=dict)
     moves: bool = True
 
@@ -140,6 +142,7 @@ class Chain:
             "SIMULATOR_PORT": self.provider.port,
             "LOG_LEVEL": "warning",
             "LOG_FORMAT": "json",
+            **self.environ,
             **environ,
         }
         clean = {key: value for key, value in os.environ.items() if not key.startswith("COPYRISK_")}
@@ -178,6 +181,12 @@ class Chain:
         running = self.processes[self.dice.choice(names)]
         running.kill()
         running.start()
+
+    def cut_connections(self) -> int:
+        """Have the server close every connection of the processes; how many."""
+        own = self.client.client_id()
+        others = [there["id"] for there in self.client.client_list() if int(there["id"]) != own]
+        return sum(self.client.client_kill_filter(_id=other) for other in others)
 
     def calm(self) -> None:
         """From here on the provider makes no mistakes; with a new session it repeats what was not acknowledged."""
@@ -228,9 +237,13 @@ class Chain:
         names = (*INPUTS, "copyrisk:requests", "outstanding")
         return {name: found for name, found in zip(names, pipe.execute(), strict=True) if found}
 
+    def is_recorded(self) -> bool:
+        """Whether all history has gone to the database."""
+        return not self.client.xlen("copyrisk:history")
+
     def reached(self) -> list[str]:
         """Orders with something that fires here at the quotes as they stand."""
-        found = []
+        found: list[str] = []
         for key in self.client.scan_iter("order_triggers:*", 1_000):
             said = decoded(self.client.hgetall(key))
             if "symbol" in said and _is_reached(said, decoded(self.client.hgetall(f"market:{said['symbol']}"))):
@@ -399,9 +412,12 @@ class Clients:
         return {}
 
 
-def stopped_for(running: Running, chain: Chain, seconds: float) -> None:
-    """Keep a process from running for a while."""
+@contextmanager
+def suspended(running: Running) -> Iterator[None]:
+    """Keep a process from running for a while; its connections stay, and it says nothing."""
     assert running.popen is not None
     running.popen.send_signal(signal.SIGSTOP)
-    chain.wait(seconds)
-    running.popen.send_signal(signal.SIGCONT)
+    try:
+        yield
+    finally:
+        running.popen.send_signal(signal.SIGCONT)

@@ -808,7 +808,7 @@ def test_processes_share_the_work_and_end_when_asked(redis_server: Any) -> None:
         process(desk.server.url, "workers", WORKERS_BATCH=4) as third,
     ):
         until(lambda: not desk.waiting(), 30)
-        until(lambda: len(desk.client.xinfo_consumers("copyrisk:commands", "workers")) == 3)  # all have started
+        until(lambda: [one["cmd"] for one in desk.client.client_list()].count("xreadgroup") == 3)  # all have started
         for running in (first, second, third):
             running.send_signal(signal.SIGTERM)
         assert [running.wait(10) for running in (first, second, third)] == [0, 0, 0]

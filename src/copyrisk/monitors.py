@@ -81,7 +81,6 @@ class Monitor:
         self._market = Market(rules)
         self._columns = TextColumns(self._market.names.index)
         self._reset()
-        self.fired = 0
 
     def _reset(self) -> None:
         self._ladders, self._ids = Ladders(), TextIndex(_ORDER_TEXT)
@@ -123,7 +122,6 @@ class Monitor:
         crash.reach("monitor.fired")
         self._exchange([add_request(keys.COMMANDS, command) for command in commands])
         crash.reach("monitor.sent")
-        self.fired += len(commands)
         return len(commands)
 
     # ---- triggers
@@ -217,7 +215,10 @@ class Monitor:
 
     def _command(self, row: int, trigger: Trigger, quote_of: Mapping[int, tuple[str, str]]) -> dict[str, str]:
         watched = self._watched[row]
-        self._again[row] = time.monotonic() + self._options.retry_ms / 1000.0
+        if not (
+            trigger is Trigger.PENDING and watched.flow == Flow.PROVIDER
+        ):  # that one rests until the provider fills it
+            self._again[row] = time.monotonic() + self._options.retry_ms / 1000.0
         bid, ask = quote_of.get(self._market.quote_row[watched.symbol], ("", ""))
         return {
             "type": CommandType.TRIGGER.value,

@@ -4,7 +4,6 @@ Entries are acknowledged after the database has them; it knows by version and en
 that it cannot take as it is now stay where they are, and hold up no others.
 """
 
-import contextlib
 import os
 import secrets
 import socket
@@ -16,9 +15,9 @@ from typing import Protocol
 import structlog
 
 from copyrisk import crash, keys
-from copyrisk.errors import Refused, StoreError
+from copyrisk.errors import Refused
 from copyrisk.store.pipe import Pipe
-from copyrisk.store.streams import Consumer, Entry
+from copyrisk.store.streams import Consumer, Entry, keep_consuming
 
 log = structlog.get_logger(__name__)
 
@@ -52,19 +51,7 @@ class Recorder:
 
     def run(self, stop: threading.Event) -> None:
         """Write until `stop` is set; a store or database that fails is waited for."""
-        joined = False
-        while not stop.is_set():
-            try:
-                if not joined:
-                    self._consumer.join()
-                    joined = True
-                self.step(_WAIT_MS)
-            except StoreError as failure:
-                log.error("recorder_waits", code=failure.code, reason=str(failure))
-                joined = False
-                stop.wait(self._retry_ms / 1000.0)
-        with contextlib.suppress(StoreError):
-            self._consumer.leave()
+        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS), stop, retry_ms=self._retry_ms)
 
     def step(self, wait_ms: int) -> int:
         """Write what is there, waiting so long for the first entry; returns how many are done with."""

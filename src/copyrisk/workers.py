@@ -4,7 +4,6 @@ One loop, one wait: it blocks on its streams, carries out what came, and acknowl
 handed and did not finish are taken over; entries that fail again and again are buried where people see them.
 """
 
-import contextlib
 import os
 import re
 import secrets
@@ -24,7 +23,7 @@ from copyrisk.fills import Break
 from copyrisk.store.changes import Cause, cause_of, cause_of_report, refusal_of
 from copyrisk.store.effects import Effects, add_request
 from copyrisk.store.pipe import Pipe
-from copyrisk.store.streams import Consumer, Entry
+from copyrisk.store.streams import Consumer, Entry, keep_consuming
 from copyrisk.verdicts import Job
 
 log = structlog.get_logger(__name__)
@@ -71,25 +70,16 @@ class Workers:
         streams = (keys.COMMANDS, keys.REPORTS, keys.REPLAYED, *(keys.work(kind) for kind in sorted(kinds)))
         self._consumer = Consumer(read_pipe, GROUP, name, streams)
         self._swept_s = 0.0
-        self.handled = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; a store that fails is waited for."""
-        joined = False
-        while not stop.is_set():
-            try:
-                if not joined:
-                    self._consumer.join()
-                    joined = True
-                self.step(_WAIT_MS)
-            except StoreError as failure:
-                log.error("workers_wait", code=failure.code, reason=str(failure))
-                if failure.code == "functions_missing":
-                    raise  # whoever runs us loads them and starts anew
-                joined = False
-                stop.wait(self._options.retry_ms / 1000.0)
-        with contextlib.suppress(StoreError):
-            self._consumer.leave()
+        """Work until `stop` is set; a store that fails is waited for.
+
+        Raises
+        ------
+        StoreError
+            `functions_missing`: whoever runs us loads them and starts anew.
+        """
+        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS), stop, retry_ms=self._options.retry_ms)
 
     def step(self, wait_ms: int) -> int:
         """Take what is there, waiting so long for the first entry, and carry it out; returns how many entries."""
@@ -99,7 +89,6 @@ class Workers:
             self._swept_s = now_s
             entries = self._consumer.take_over(self._options.retry_ms, self._options.batch) + entries
         self._handle(entries)
-        self.handled += len(entries)
         return len(entries)
 
     def _handle(self, entries: Iterable[Entry]) -> None:

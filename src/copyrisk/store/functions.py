@@ -19,6 +19,7 @@ LIBRARY = "copyrisk_v1"
 _CONFIG_FIELDS = (*fields.ACCOUNT_COLUMNS.fields, *fields.DECISION_FIELDS)
 _CLAIM_MS = 60_000
 _OF_ONE_KEY = ("WRONGTYPE", "NOPERM", "TOOMANY")
+FUNCTIONS_MISSING = "functions_missing"
 #: Code of a refusal that says nothing of other calls.
 KEY_UNUSABLE = "key_unusable"
 
@@ -241,7 +242,7 @@ def refused(reply: Any) -> StoreError | None:
     if not isinstance(reply, Exception):
         return None
     if "Function not found" in str(reply):
-        return StoreError("the server has lost its functions", code="functions_missing")
+        return StoreError("the server has lost its functions", code=FUNCTIONS_MISSING)
     if str(reply).startswith(_OF_ONE_KEY):
         return StoreError(f"a key cannot be used: {reply}", code=KEY_UNUSABLE)
     return store_error(redis.ResponseError(str(reply)))

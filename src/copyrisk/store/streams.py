@@ -1,7 +1,9 @@
 """Streams with consumer groups: new entries, entries of consumers that died, entries that fail for good."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from copyrisk import keys
 from copyrisk.errors import CopyriskError, StoreError
 from copyrisk.store.connection import store_error
 from copyrisk.store.effects import add_request
-from copyrisk.store.functions import texts
+from copyrisk.store.functions import FUNCTIONS_MISSING, texts
 from copyrisk.store.pipe import Pipe, pack
 
 log = structlog.get_logger(__name__)
@@ -151,6 +153,31 @@ class Consumer:
         if str(reply).startswith("CROSSSLOT"):
             failure = StoreError("several streams cannot be read at once on a cluster", code="server_is_cluster")
         raise failure
+
+
+def keep_consuming(consumer: Consumer, step: Callable[[], object], stop: threading.Event, *, retry_ms: int) -> None:
+    """Take step after step until `stop` is set, then leave the group; a store that fails is waited for.
+
+    Raises
+    ------
+    StoreError
+        `functions_missing`, which waiting does not mend.
+    """
+    joined = False
+    while not stop.is_set():
+        try:
+            if not joined:
+                consumer.join()
+                joined = True
+            step()
+        except StoreError as failure:
+            log.error("consumer_waits", code=failure.code, reason=str(failure))
+            if failure.code == FUNCTIONS_MISSING:
+                raise
+            joined = False
+            stop.wait(retry_ms / 1000.0)
+    with contextlib.suppress(StoreError):
+        consumer.leave()
 
 
 def _paired(flat: Sequence[Any]) -> dict[Any, Any]:
