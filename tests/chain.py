@@ -115,8 +115,12 @@ class Chain:
         self.published: dict[str, set[tuple[Decimal, Decimal]]] = {name: set() for name in SYMBOLS}
         self._fed_s = 0.0
         for name, terms in SYMBOLS.items():
-            said = {"contract_size": terms.contract, "type": terms.type, "spread": terms.spread}
-            charged = {"spread_pip": terms.point, "commission_rate": COMMISSION_A_LOT, "min_lot": "0.01"}
+            said: dict[str, Any] = {"contract_size": terms.contract, "type": terms.type, "spread": terms.spread}
+            charged: dict[str, Any] = {
+                "spread_pip": terms.point,
+                "commission_rate": COMMISSION_A_LOT,
+                "min_lot": "0.01",
+            }
             self.office.group(name, **said, **charged)
         for account, (flow, balance) in ACCOUNTS.items():
             self.office.account(account, wallet_balance=balance, sending_orders=flow, leverage=LEVERAGE)

@@ -24,7 +24,7 @@ from copyrisk.store.connection import connect
 from tests.chain import ACCOUNTS, COMMISSION_A_LOT, LEVERAGE, SYMBOLS, Chain, Clients, suspended
 from tests.trading import decoded, settings_for
 
-FAULTS = {
+FAULTS: dict[str, Any] = {
     "seed": 5,
     "delay_ms": [0, 20],
     "partial": 0.5,
@@ -46,6 +46,12 @@ ACCOUNT_TABLES = {
     "strategy_provider": "strategy_provider_accounts",
     "copy_follower": "copy_follower_accounts",
 }
+#: One wrong value each that the checks must notice.
+TAMPERED = (
+    ("user:{live:1}:config", "wallet_balance", "1000000.01"),
+    ("order_data:O0", "order_quantity", "0.77"),
+    ("copyrisk:{live:2}:ledger", "reserved_usd", "0.01"),
+)
 FINAL = ("CLOSED", "CANCELLED", "REJECTED")
 AT_REST = {("OPEN", "EXECUTED"), ("PENDING", "PENDING")}
 
@@ -383,6 +389,23 @@ def test_every_command_goes_the_whole_way(bundled_server: Any, tmp_path: Path) -
         found = assert_all_well(chain, clients)
         assert {record["state"] for record in found.records.values()} >= {"open", "closed"}
         assert len(found.book["orders"]) > 10
+        for key, name, value in TAMPERED:
+            stood = chain.client.hget(key, name)
+            chain.client.hset(key, name, value)
+            with pytest.raises(AssertionError):
+                assert_all_well(chain, clients)
+            chain.client.hset(key, name, stood)
+
+
+def test_a_lost_last_report_is_asked_for_soon(bundled_server: Any, tmp_path: Path) -> None:
+    """Of a market order that is filled in part more is to come; it is no pending order that may rest for long."""
+    with Chain(bundled_server, tmp_path) as chain:
+        chain.start_all(seed=1, partial=1.0, drop=0.3, delay_ms=[1, 10])
+        for number in range(20):
+            said = {"symbol": "EURUSD", "order_type": "BUY", "order_quantity": "0.3", "order_id": f"O{number}"}
+            chain.send("open", "live:2", **said)
+        chain.settle(10)
+        assert {order["order_quantity"] for order in chain.orders()} == {"0.3"}
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ TABLE: dict[State, tuple[str, ...]] = {
     ),
     State.MODIFYING: (BUSY, BUSY, "order_not_open", BUSY, BUSY, GONE, GONE),
     State.CANCELLING: (BUSY, BUSY, "order_not_open", BUSY, BUSY, GONE, GONE),
-    **dict.fromkeys(FINISHED, (DONE, DONE, DONE, DONE, DONE, GONE, GONE)),
+    **dict.fromkeys(sorted(FINISHED), (DONE, DONE, DONE, DONE, DONE, GONE, GONE)),
 }
 
 

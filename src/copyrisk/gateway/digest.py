@@ -22,8 +22,8 @@ class Digest:
         What the requests concerned have become, by request id.
     acknowledged : dict
         The highest number of a request's reports.
-    answered : list of str
-        Outstanding requests that the provider said something of, their end excepted.
+    answered : dict
+        Outstanding requests that the provider said something of, their end excepted: whether they rest.
     gone : list of str
         Requests that are not outstanding (any more).
     unseen : list of Record
@@ -36,7 +36,7 @@ class Digest:
     finished: dict[str, Finished] = field(default_factory=dict)
     working: dict[str, Record] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=dict)
-    answered: list[str] = field(default_factory=list)
+    answered: dict[str, bool] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     unseen: list[Record] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ def digest(known: Mapping[str, Known], heard: Sequence[Heard], now_ms: int) -> D
             continue
         if after != before:
             result.working[one.request_id] = after
-        result.answered.append(one.request_id)
+        result.answered[one.request_id] = after.rests
     return result
 
 

@@ -15,7 +15,15 @@ from typing import Any
 from copyrisk.commands import ReportStatus
 from copyrisk.decimals import ZERO, decimal_text, parse_decimal
 from copyrisk.errors import CopyriskError, Refused
-from copyrisk.gateway.messages import CHANGES, SEQUENCE_LIMIT, OutboundRequest, ProviderReport, is_final, parse_request
+from copyrisk.gateway.messages import (
+    CHANGES,
+    SEQUENCE_LIMIT,
+    Action,
+    OutboundRequest,
+    ProviderReport,
+    is_final,
+    parse_request,
+)
 
 
 class RequestState(StrEnum):
@@ -75,6 +83,11 @@ class Record:
     def is_finished(self) -> bool:
         """Whether the last report was the final one."""
         return self.status is not None and is_final(self.request.action, self.status)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing need come of it for a long time: a pending order of which nothing is filled."""
+        return self.request.action is Action.PLACE and self.filled == 0
 
     def after(self, report: ProviderReport) -> "Record":
         """What is known once this report is published."""

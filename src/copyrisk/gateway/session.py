@@ -220,8 +220,8 @@ class Session:
 
     def _note(self, result: Digest) -> None:
         now_s = time.monotonic()
-        for request_id in result.answered:
-            self._watch.answered(request_id, now_s)
+        for request_id, rests in result.answered.items():
+            self._watch.answered(request_id, now_s, rests=rests)
         for request_id in result.gone:
             self._watch.forget(request_id)
 

@@ -66,12 +66,12 @@ class Watch:
         wait.asked += 1
         self._expect(request_id, wait, now_s)
 
-    def answered(self, request_id: str, now_s: float) -> None:
-        """The provider has said something of it that was not its end."""
+    def answered(self, request_id: str, now_s: float, *, rests: bool = True) -> None:
+        """The provider has said something of it that was not its end; what does not rest is to go on soon."""
         wait = self._wait(request_id, now_s)
         self.unanswered -= wait.expected_s is not None
         wait.asked, wait.expected_s = 0, None
-        self._put(request_id, wait, now_s + self._recheck_s)
+        self._put(request_id, wait, now_s + (self._recheck_s if rests else self._backoff.wait_s(1)))
 
     def ask_in(self, request_id: str, now_s: float, wait_s: float = 0.0) -> None:
         """Have it asked about after a while, or as soon as there is room."""
