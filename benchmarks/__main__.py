@@ -8,17 +8,25 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import orders, tick, traffic, triggers, valuation
+from benchmarks import chain, orders, tick, traffic, triggers, valuation
 from benchmarks.measure import Figure
 from copyrisk.log import configure_logging
 
 Suite = Callable[[], Iterable[Figure]]
-SUITES: tuple[Suite, ...] = (valuation.figures, triggers.figures, traffic.figures, orders.figures, tick.figures)
+SUITES: tuple[Suite, ...] = (
+    valuation.figures,
+    triggers.figures,
+    traffic.figures,
+    orders.figures,
+    chain.figures,
+    tick.figures,
+)
 QUICK_SUITES: tuple[Suite, ...] = (
     lambda: valuation.figures(rounds=2),
     lambda: traffic.figures(accounts=500, rounds=2),
     lambda: triggers.figures(2_000, 200),
     lambda: orders.figures(accounts=200, singles=20, batch=20),
+    lambda: chain.figures(20),
     lambda: tick.figures(tick.QUICK),
 )
 

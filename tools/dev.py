@@ -28,7 +28,7 @@ def main() -> None:
     """Run the command named first with the arguments that follow it."""
     commands = {
         "demo": [["copyrisk-run", "--demo"]],
-        "test": [["python", "-m", "pytest"]],
+        "test": [["python", "-m", "pytest", "-n", "2", "--dist", "loadfile"]],  # a later -n wins
         "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
         "bench": [["python", "-m", "benchmarks"]],
         "gates": [["python", "-m", "benchmarks.gates"]],
@@ -57,7 +57,7 @@ def fail(message: str) -> NoReturn:
 def fingerprint() -> str:
     """Changes with whatever decides what an installation contains."""
     built = ["pyproject.toml", "setup.py"]
-    sources = sorted(path for pattern in ("*.pyx", "*.pxd") for path in (ROOT / "src").rglob(pattern))
+    sources = sorted(path for pattern in ("*.pyx", "*.pxd", "*.lua") for path in (ROOT / "src").rglob(pattern))
     if DEBUG:  # not an editable installation: it holds copies of the Python files, too
         sources += sorted((ROOT / "src").rglob("*.py"))
     digest = hashlib.sha256(f"{sys.version} {ROOT}".encode())
