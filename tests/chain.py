@@ -257,7 +257,8 @@ class Chain:
     def orders(self) -> Iterator[dict[str, str]]:
         """The hashes of all orders."""
         for key in self.client.scan_iter("user_holdings:*", 1_000):
-            yield decoded(self.client.hgetall(key))
+            if found := decoded(self.client.hgetall(key)):  # it may have been finished meanwhile
+                yield found
 
     def settle(self, limit_s: float = 40.0) -> None:
         """Let everything come to rest; what then still waits with the provider is taken back by its clients."""
