@@ -266,7 +266,7 @@ def test_an_operator_resolves_what_the_provider_does_not(streams: Streams, bundl
         running.control("fill", request_id="a", order_quantity="0.3", price="1.2")
         with gateway(bundled_server.url, running.url):
             (contradiction,) = until(lambda: streams.entries(keys.BREAKS))
-        assert (contradiction["reason"], contradiction["request_id"]) == ("report_after_the_end", "a")
+        assert (contradiction["code"], contradiction["request_id"]) == ("report_after_the_end", "a")
         assert streams.last("a") == report
 
 
@@ -664,7 +664,7 @@ def test_a_report_that_makes_no_sense_is_a_break_and_changes_nothing(streams: St
         until(streams.is_quiet, 20)
         found = streams.entries(keys.BREAKS)
         # Of an outstanding request a contradiction is reported once, however often it is said.
-        assert [one["reason"] for one in found] == [*(code for _, code in CONTRADICTIONS), "unknown_request"]
+        assert [one["code"] for one in found] == [*(code for _, code in CONTRADICTIONS), "unknown_request"]
         for one in found:
             assert json.loads(one["report"])["request_id"] == one["request_id"]
             assert one["ts"].isdecimal()
@@ -679,7 +679,7 @@ def test_a_provider_that_forgets_what_it_had_does_not_get_it_again(streams: Stre
     with Impostor(answers) as impostor, gateway(bundled_server.url, impostor.url):
         streams.ask(request("a"))
         (found,) = until(lambda: streams.entries(keys.BREAKS))
-        assert found["reason"] == "request_forgotten"
+        assert found["code"] == "request_forgotten"
         until(streams.is_quiet)
     assert [one["status"] for one in streams.reports()] == ["partial", "filled"]
 
@@ -715,7 +715,7 @@ def test_a_record_that_cannot_be_read_is_left_and_asked_about(
         streams.ask(request("a"), request("b"))
         until(lambda: streams.last("b"))
         until(lambda: streams.entries(keys.BREAKS))
-    assert streams.entries(keys.BREAKS)[0]["reason"] == "request_forgotten"  # it may have been sent: not again
+    assert streams.entries(keys.BREAKS)[0]["code"] == "request_forgotten"  # it may have been sent: not again
     assert set(streams.outstanding_ids()) == {"a", "z"}
     assert streams.outstanding_state("a") == "unknown"
 

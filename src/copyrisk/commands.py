@@ -43,6 +43,16 @@ class Trigger(StrEnum):
     MARGIN = "margin"
 
 
+class Action(StrEnum):
+    """What a request asks for: market orders (`open`, `close`), or something about a pending order."""
+
+    OPEN = "open"
+    CLOSE = "close"
+    PLACE = "place"
+    MODIFY = "modify"
+    CANCEL = "cancel"
+
+
 class ReportStatus(StrEnum):
     """What the provider says of a request."""
 

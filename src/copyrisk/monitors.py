@@ -45,6 +45,7 @@ _PENDING = {
 }
 _STOP_LOSSES = (TriggerKind.STOP_LOSS_OF_SELL, TriggerKind.STOP_LOSS_OF_BUY)
 _TAKE_PROFITS = (TriggerKind.TAKE_PROFIT_OF_SELL, TriggerKind.TAKE_PROFIT_OF_BUY)
+_TRIGGERS, _MARKET = keys.TRIGGERS_PREFIX.encode(), keys.MARKET_PREFIX.encode()
 _PART = 1_000
 _ORDER_TEXT = 64
 
@@ -111,8 +112,8 @@ class Monitor:
             ids = self._find_all()
             symbols = set(self._market.symbols)
         else:
-            ids = {key[len(keys.TRIGGERS_PREFIX) :] for key in changed if key.startswith(b"order_triggers:")}
-            symbols = {text(key[len(keys.MARKET_PREFIX) :]) for key in changed if key.startswith(b"market:")}
+            ids = {key[len(_TRIGGERS) :] for key in changed if key.startswith(_TRIGGERS)}
+            symbols = {text(key[len(_MARKET) :]) for key in changed if key.startswith(_MARKET)}
         symbols |= self._read_triggers(ids | self._due())
         commands = self._fire(symbols & self._market.quote_row.keys())
         now_s = time.monotonic()
@@ -133,7 +134,7 @@ class Monitor:
             pattern = keys.order_triggers("*")
             (reply,) = self._exchange([pack("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000, "TYPE", "hash")])
             cursor = reply[0]
-            found.update(key[len(keys.TRIGGERS_PREFIX) :] for key in reply[1])
+            found.update(key[len(_TRIGGERS) :] for key in reply[1])
             if cursor == b"0":
                 return found
 
@@ -147,7 +148,7 @@ class Monitor:
         symbols: set[str] = set()
         for start in range(0, len(every), _PART):
             part = every[start : start + _PART]
-            replies = self._pipe.exchange([pack("HGETALL", b"order_triggers:" + order_id) for order_id in part])
+            replies = self._pipe.exchange([pack("HGETALL", _TRIGGERS + order_id) for order_id in part])
             for order_id, reply in zip(part, replies, strict=True):
                 watched = None if isinstance(reply, Exception) else _watched(order_id, reply)
                 self._set(order_id, watched)

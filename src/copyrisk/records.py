@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+from copyrisk.commands import Action
 from copyrisk.decimals import ZERO, charge_text, decimal_text, money_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.keys import Account, check_order_id, check_symbol
@@ -13,7 +14,6 @@ from copyrisk.orders import FINISHED, HOLDING_LOTS, STATUSES, State, state_of
 from copyrisk.terms import Flow, OrderType, SendingOrders
 
 _REQUESTS_KEPT = 16
-_ACTIONS = ("open", "place", "modify", "cancel", "close")
 
 #: Fields of the order's hash that may be absent; the others are always written.
 OPTIONAL_FIELDS = ("stop_loss", "take_profit", "master_order_id")
@@ -186,7 +186,7 @@ def _request_list(request: Request) -> list[Any]:
 def _request(values: Any) -> Request:
     request_id, action, sequence, is_final, *texts = _typed(values, list)
     numbers = [Decimal(_typed(text, str)) for text in texts]  # results have more decimals than the grammar
-    if action not in _ACTIONS or _typed(sequence, int) < 0 or not all(number.is_finite() for number in numbers):
+    if action not in list(Action) or _typed(sequence, int) < 0 or not all(number.is_finite() for number in numbers):
         raise ValueError(f"no request: {str(values)[:40]}")
     asked, price, filled, profit = numbers
     checked_id = check_order_id(_typed(request_id, str))

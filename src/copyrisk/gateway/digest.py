@@ -110,7 +110,7 @@ def _disputed(result: Digest, before: Record, code: str, message: str, said: str
 
 
 def _break(result: Digest, request_id: str, code: str, message: str, said: str) -> None:
-    entry = {"reason": code, "message": message[:_MESSAGE_CHARS], "request_id": request_id}
+    entry = {"code": code, "reason": message[:_MESSAGE_CHARS], "request_id": request_id}
     result.breaks.append({**entry, "report": said, "ts": str(result.now_ms)})
 
 

@@ -13,6 +13,7 @@ import structlog
 from copyrisk import keys
 from copyrisk.errors import Refused
 from copyrisk.gateway.records import Finished, Known, Record, parse_finished, parse_record
+from copyrisk.store.effects import add_request
 from copyrisk.store.functions import refused, text
 from copyrisk.store.pipe import Pipe, pack
 
@@ -74,8 +75,8 @@ class Ledger:
     def publish(self, reports: Iterable[Mapping[str, str]], breaks: Iterable[Mapping[str, str]]) -> None:
         """Hand reports to the workers, and contradictions to people."""
         self._exchange(
-            [_add(keys.REPORTS, report) for report in reports]
-            + [_add(keys.BREAKS, one, limit=BREAKS_LIMIT) for one in breaks]
+            [add_request(keys.REPORTS, report) for report in reports]
+            + [add_request(keys.BREAKS, one, limit=BREAKS_LIMIT) for one in breaks]
         )
 
     def settle(self, finished: Sequence[Finished], working: Iterable[Record]) -> None:
@@ -100,7 +101,7 @@ class Ledger:
 
 def published(report: Mapping[str, str]) -> bytes:
     """The request that hands a report to the workers."""
-    return _add(keys.REPORTS, report)
+    return add_request(keys.REPORTS, report)
 
 
 def _known(request_id: str, outstanding: bytes | None, finished: bytes | None) -> Known:
@@ -119,9 +120,3 @@ def _known(request_id: str, outstanding: bytes | None, finished: bytes | None) -
 
 def _replace(record: Record) -> bytes:
     return pack("EVAL", _REPLACE, 1, keys.OUTSTANDING, record.request.id, record.to_json())
-
-
-def _add(stream: str, said: Mapping[str, str], *, limit: int | None = None) -> bytes:
-    words = [word for item in said.items() for word in item]
-    bound: tuple[str | int, ...] = () if limit is None else ("MAXLEN", "~", limit)
-    return pack("XADD", stream, *bound, "*", *words)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from copyrisk import keys
-from copyrisk.commands import ReportStatus
+from copyrisk.commands import Action, ReportStatus
 from copyrisk.decimals import ZERO, decimal_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.keys import Account
@@ -24,16 +24,6 @@ _REPORT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _TIME = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 W = TypeVar("W", bound=StrEnum)
-
-
-class Action(StrEnum):
-    """What a request asks for: market orders (`open`, `close`), or something about a pending order."""
-
-    OPEN = "open"
-    CLOSE = "close"
-    PLACE = "place"
-    MODIFY = "modify"
-    CANCEL = "cancel"
 
 
 #: Requests about another request; they fill nothing.

@@ -12,13 +12,12 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from copyrisk.commands import ReportStatus
+from copyrisk.commands import Action, ReportStatus
 from copyrisk.decimals import ZERO, decimal_text, parse_decimal
 from copyrisk.errors import CopyriskError, Refused
 from copyrisk.gateway.messages import (
     CHANGES,
     SEQUENCE_LIMIT,
-    Action,
     OutboundRequest,
     ProviderReport,
     is_final,

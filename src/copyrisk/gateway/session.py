@@ -207,7 +207,7 @@ class Session:
         known = self._ledger.look(list({one.request_id for one in heard}))
         result = digest(known, heard, _now_ms())
         for one in result.breaks[:_LOGGED_AT_ONCE]:
-            log.error("report_contradicts", request_id=one["request_id"], code=one["reason"], reason=one["message"])
+            log.error("report_contradicts", request_id=one["request_id"], code=one["code"], reason=one["reason"])
         self._ledger.publish(result.reports, result.breaks)
         reach("gateway.published")
         self._ledger.settle(list(result.finished.values()), result.working.values())

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from typing import Any
 
-from copyrisk.commands import ReportStatus
+from copyrisk.commands import Action, ReportStatus
 from copyrisk.decimals import EXACT, ZERO, decimal_text
 from copyrisk.errors import Refused
-from copyrisk.gateway.messages import CHANGES, Action, OutboundRequest, is_final
+from copyrisk.gateway.messages import CHANGES, OutboundRequest, is_final
 from copyrisk.gateway.script import FaultScript
 from copyrisk.terms import OrderType
 

@@ -18,6 +18,8 @@ from redis.retry import Retry
 from copyrisk.errors import StoreError, StoreUnavailable
 
 OLDEST_REDIS = (7, 0)
+#: How errors begin that say something of the key that was asked for, and nothing of other commands.
+OF_ONE_KEY = ("WRONGTYPE", "NOPERM")
 _SCHEMES = ("redis://", "rediss://", "unix://")
 #: What servers answer while they cannot serve, and the code it gets.
 _ANSWERS = (

@@ -12,13 +12,12 @@ import redis
 from copyrisk import fields, keys
 from copyrisk.errors import StoreError
 from copyrisk.keys import Account
-from copyrisk.store.connection import store_error
+from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.pipe import pack
 
 LIBRARY = "copyrisk_v1"
 _CONFIG_FIELDS = (*fields.ACCOUNT_COLUMNS.fields, *fields.DECISION_FIELDS)
 _CLAIM_MS = 60_000
-_OF_ONE_KEY = ("WRONGTYPE", "NOPERM", "TOOMANY")
 FUNCTIONS_MISSING = "functions_missing"
 #: Code of a refusal that says nothing of other calls.
 KEY_UNUSABLE = "key_unusable"
@@ -243,6 +242,6 @@ def refused(reply: Any) -> StoreError | None:
         return None
     if "Function not found" in str(reply):
         return StoreError("the server has lost its functions", code=FUNCTIONS_MISSING)
-    if str(reply).startswith(_OF_ONE_KEY):
+    if str(reply).startswith((*OF_ONE_KEY, "TOOMANY")):
         return StoreError(f"a key cannot be used: {reply}", code=KEY_UNUSABLE)
     return store_error(redis.ResponseError(str(reply)))

@@ -18,13 +18,11 @@ from copyrisk.hours import MarketHours
 from copyrisk.market import InstrumentKey, Market
 from copyrisk.rules import ValuationRules
 from copyrisk.situation import NO_QUOTE, Quote, SymbolMarket
-from copyrisk.store.connection import store_error
+from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.filler import Filler
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.store.texts import TextColumns
-
-_OF_ONE_KEY = ("WRONGTYPE", "NOPERM")
 
 
 class Markets:
@@ -87,7 +85,7 @@ class Markets:
     def _ask(self, requests: list[bytes]) -> list[Any]:
         replies = self._pipe.exchange(requests)
         for reply in replies:
-            if isinstance(reply, Exception) and not str(reply).startswith(_OF_ONE_KEY):
+            if isinstance(reply, Exception) and not str(reply).startswith(OF_ONE_KEY):
                 raise store_error(redis.ResponseError(str(reply)))
         return replies
 

@@ -12,12 +12,10 @@ from copyrisk._columns import Columns
 from copyrisk._pack import Requests
 from copyrisk.book import Book, RowNumbers
 from copyrisk.layout import Rows
-from copyrisk.store.connection import store_error
+from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.link import Link
 from copyrisk.store.pipe import pack
 
-#: Errors that say something of the key that was asked for; any other makes the whole exchange worthless.
-_OF_ONE_KEY = ("WRONGTYPE", "NOPERM")
 _PART_COMMANDS = 500
 _PART_BYTES = 1 << 16
 
@@ -136,7 +134,7 @@ class Reads:
         """
         parts, self._parts = self._parts, []
         self._link.exchange(_joined(parts))
-        if self._link.error and not self._link.error.startswith(_OF_ONE_KEY):
+        if self._link.error and not self._link.error.startswith(OF_ONE_KEY):
             raise store_error(redis.ResponseError(self._link.error))
 
     def forget(self) -> None:

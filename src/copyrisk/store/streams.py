@@ -12,7 +12,7 @@ import structlog
 
 from copyrisk import keys
 from copyrisk.errors import CopyriskError, StoreError
-from copyrisk.store.connection import store_error
+from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.effects import add_request
 from copyrisk.store.functions import FUNCTIONS_MISSING, texts
 from copyrisk.store.pipe import Pipe, pack
@@ -21,7 +21,6 @@ log = structlog.get_logger(__name__)
 
 _MESSAGE_CHARS = 500
 _GONE_MS = 86_400_000
-_OF_ONE_KEY = ("WRONGTYPE", "NOPERM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Consumer:
         for stream, reply in zip(self._wanted, self._pipe.exchange(requests), strict=True):
             if not isinstance(reply, Exception) or str(reply).startswith("BUSYGROUP"):
                 usable.append(stream)
-            elif str(reply).startswith(_OF_ONE_KEY):
+            elif str(reply).startswith(OF_ONE_KEY):
                 log.critical("stream_not_read", stream=stream, reason=str(reply))
             else:
                 raise store_error(redis.ResponseError(str(reply)))
@@ -148,7 +147,7 @@ class Consumer:
         if not isinstance(reply, Exception):
             return reply
         failure = store_error(redis.ResponseError(str(reply)))
-        if str(reply).startswith(("NOGROUP", *_OF_ONE_KEY)):
+        if str(reply).startswith(("NOGROUP", *OF_ONE_KEY)):
             failure.code = "no_group"
         if str(reply).startswith("CROSSSLOT"):
             failure = StoreError("several streams cannot be read at once on a cluster", code="server_is_cluster")
