@@ -135,6 +135,7 @@ def test_accounts_that_appear_are_seen_at_once(mirrored: Mirrored) -> None:
 
 def test_a_flush_empties_the_book(mirrored: Mirrored) -> None:
     mirrored.office.client.flushall()
+    mirrored.link.wait_for_reports()  # the answer to who flushed may be ahead of the report
     with capture_logs() as lines:
         mirrored.read()
     assert len(mirrored.book.account_ids) == len(mirrored.book.order_ids) == 0
