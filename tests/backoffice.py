@@ -51,6 +51,11 @@ class BackOffice:
         found = self.client.hgetall("user_portfolio:{" + account + "}")
         return {key.decode(): value.decode() for key, value in found.items()}
 
+    def wish(self, mirror: Any, message: str) -> None:
+        """Ask for a recalculation, and wait until this mirror has heard of it: the answer may be ahead of the message."""
+        assert self.client.publish("portfolio_force_recalc", message) >= 1
+        mirror._notices._ear.wait_for_reports()
+
     def eurusd_account(self, account: str = "live:1", **config: object) -> None:
         """A healthy account: one lot of EURUSD bought at 1.084, the market at 1.0845 / 1.08455."""
         self.group("EURUSD")

@@ -198,7 +198,7 @@ def test_one_bad_user_does_not_cost_the_others_their_recalculation(server: Any, 
     book, link, mirror = mirror_on(server)
     mirror.read(0.0)
     users = [{"user_type": "admin", "user_id": "1"}, {"user_type": "live", "user_id": "1"}]
-    office.client.publish("portfolio_force_recalc", json.dumps({"users": users}))
+    office.wish(mirror, json.dumps({"users": users}))
     mirror.read(0.0)
     wished = mirror.wished.tolist()
     link.close()

@@ -234,13 +234,10 @@ def test_every_account_is_read_again_in_turn(mirrored: Mirrored) -> None:
     assert sorted(seen) == mirrored.book.account_rows().tolist()
 
 
-RECALC = "portfolio_force_recalc"
-
-
 def test_a_wish_to_recalculate_is_followed(mirrored: Mirrored) -> None:
     users = [{"user_type": "live", "user_id": "1"}, {"user_type": "live", "user_id": "nobody"}]
     mirrored.order()["lots"] = 99.0
-    assert mirrored.office.client.publish(RECALC, json.dumps({"users": users})) >= 1
+    mirrored.office.wish(mirrored.mirror, json.dumps({"users": users}))
     mirrored.read()
     assert mirrored.order()["lots"] == 1.0
     assert mirrored.mirror.wished.tolist() == [mirrored.book.row_of(LIVE)]
@@ -259,7 +256,7 @@ def test_a_wish_that_makes_no_sense_is_refused(bundled_server: Any, message: str
     office.eurusd_account("live:1")
     mirrored = Mirrored.of(bundled_server.url, office)
     mirrored.read()
-    office.client.publish(RECALC, message)
+    office.wish(mirrored.mirror, message)
     with capture_logs() as lines:
         mirrored.read()
     assert [line["code"] for line in lines if line["event"] == "recalculation_refused"] == ["bad_message"]
@@ -350,7 +347,7 @@ def test_a_price_update_is_in_the_next_tick(redis_server: Any) -> None:
         time.sleep(0.002)
     assert office.portfolio("live:1")["equity"] == "10150.0"
     assert engine.tick().written == 0
-    office.client.publish(RECALC, '{"users": [{"user_type": "live", "user_id": "1"}]}')
+    office.wish(engine._mirror, '{"users": [{"user_type": "live", "user_id": "1"}]}')
     assert engine.tick().written == 1
     assert office.portfolio("live:1")["equity"] == "10150.0"
 
