@@ -114,6 +114,11 @@ class Book:
         """(n,) rows in use."""
         return self.account_ids.rows()
 
+    def groups_of(self, rows: RowNumbers) -> RowNumbers:
+        """(n,) rows of `market.names`: the groups of accounts."""
+        groups: RowNumbers = self._group.rows[rows]
+        return groups
+
     def ensure_accounts(self, tags: Iterable[bytes]) -> RowNumbers:
         """Rows of accounts by `T:U`, which must be checked; new ones are unknown until `set_accounts`."""
         used = len(self.account_ids)

@@ -24,7 +24,7 @@ from copyrisk.gateway.gateway import run_gateway
 from copyrisk.gateway.simulator import run_simulator
 from copyrisk.log import configure_logging
 from copyrisk.operations import COMMANDS, add_commands
-from copyrisk.roles import ROLES, client_of, parse_kinds, run_monitors, run_recorder, run_workers
+from copyrisk.roles import ROLES, client_of, parse_kinds, run_monitors, run_recorder, run_replicator, run_workers
 from copyrisk.settings import Settings, load_settings
 from copyrisk.store.connection import check_server
 
@@ -152,6 +152,8 @@ def _role(settings: Settings, url: str, options: argparse.Namespace, stop: threa
     log.info("started", role=options.role, server=str(check_server(client)))
     if options.role == "workers":
         run_workers(client, settings, parse_kinds(options.only), stop)
+    elif options.role == "replicator":
+        run_replicator(client, settings, stop)
     elif options.role == "monitors":
         run_monitors(client, settings, stop)
     elif options.role == "recorder":

@@ -6,17 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from typing import TypeVar
 
 from copyrisk import keys
 from copyrisk.decimals import ZERO, parse_decimal
-from copyrisk.errors import Refused
+from copyrisk.errors import InvalidId, Refused
 from copyrisk.keys import Account
 from copyrisk.orders import is_pending_type
 from copyrisk.terms import OrderType
 
 _DIGEST_BYTES = 16
 _REASON_CHARS = 200
+
+#: How the ids of copies begin; nobody else may choose such an id.
+COPY_PREFIX = "copy-"
 
 W = TypeVar("W", bound=StrEnum)
 
@@ -32,6 +36,7 @@ class CommandType(StrEnum):
     STOP_LOSS = "stop_loss"
     TAKE_PROFIT = "take_profit"
     TRIGGER = "trigger"
+    FOLLOW = "follow"  # not from a stream: a copy follows its master's order
 
 
 class Trigger(StrEnum):
@@ -80,6 +85,24 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """What a master's order asks of its copies.
+
+    Attributes
+    ----------
+    share : Fraction or None
+        Of the lots that were copied, how many may be open; `None`: as many as are.
+    price : Decimal or None
+        Of a pending order.
+    """
+
+    share: Fraction | None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A command that is well formed; whether it can be carried out is another question.
 
@@ -110,6 +133,7 @@ class Command:
     take_profit: Decimal | None = None
     trigger: Trigger | None = None
     master_order_id: str = ""
+    target: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +162,8 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
         `invalid_take_profit`, `invalid_trigger`, `invalid_trigger_price`, `invalid_idempotency_key`.
     """
     kind = _word(CommandType, fields.get("type", ""), "unknown_command")
+    if kind is CommandType.FOLLOW:
+        raise Refused("copies follow their masters by themselves", code="unknown_command")
     account = keys.account(fields.get("user_type", ""), fields.get("user_id", ""))
     client_key = fields.get("idempotency_key", "")
     if client_key:
@@ -145,6 +171,8 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
     given_id = fields.get("order_id", "")
     if given_id or kind not in PLACING:
         keys.check_order_id(given_id)
+    if kind in PLACING and given_id.startswith(COPY_PREFIX):
+        raise InvalidId(f"order ids with {COPY_PREFIX!r} are those of copies", code="invalid_order_id")
     # Without a key of the client's the same order id is the same order, and any other entry a cause of its own.
     cause = f"order:{given_id}" if kind in PLACING and given_id else f"entry:{entry_id}"
     key = f"key:{client_key}" if client_key else cause
@@ -239,6 +267,11 @@ def derived_id(prefix: str, *cause: str) -> str:
     """An id that is a pure function of its cause: whatever is repeated, it is the same one."""
     digest = hashlib.blake2b("\n".join(cause).encode(), digest_size=_DIGEST_BYTES).hexdigest()
     return prefix + digest
+
+
+def copy_id(master_order_id: str, follower: Account) -> str:
+    """The order id of a follower's copy of a master's order."""
+    return derived_id(COPY_PREFIX, master_order_id, str(follower))
 
 
 def _digest(fields: Mapping[str, str]) -> str:

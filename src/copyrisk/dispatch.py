@@ -161,6 +161,8 @@ class Dispatcher:
         verdict, cause = job.verdict, job.cause
         if isinstance(verdict, Repeated | TryLater) or getattr(verdict, "code", "") == _MISSING:
             return None
+        if job.follows_master and isinstance(verdict, Nothing):
+            return None
         event = self._event(job)
         is_refusal = isinstance(verdict, Refused) and verdict.code != "idempotency_conflict"
         answer = refusal_answer(cause, event) if is_refusal else ""
@@ -173,7 +175,7 @@ class Dispatcher:
         verdict = job.verdict
         if isinstance(verdict, Repeated):
             return verdict.event
-        if not job.is_command or not isinstance(verdict, Refused | Nothing):
+        if not job.is_command or job.follows_master or not isinstance(verdict, Refused | Nothing):
             return {}
         ts_ms = job.read.time_ms if job.read is not None else time.time_ns() // 1_000_000
         event = event_of(job.account, job.cause, job.order_id, ts_ms=ts_ms)

@@ -42,16 +42,25 @@ def _modify(command: Command, situation: Situation) -> Outcome:
     moved = replace(order, price=command.price or order.price)
     check_pending_price(moved, situation.tradable_market())
     check_levels(moved, moved.price, moved.price)
+    return move_pending(order, moved.price, situation)
+
+
+def move_pending(order: Order, price: Decimal, situation: Situation) -> Outcome:
+    """Let a pending order wait for another price, in the flow of the order."""
     if flow_of(order, situation) is Flow.PROVIDER:
-        return sent(Event.MODIFY_SENT, order, order, "modify", lots=order.quantity, price=moved.price)
-    return step(Event.MODIFIED, order, moved)
+        return sent(Event.MODIFY_SENT, order, order, "modify", lots=order.quantity, price=price)
+    return step(Event.MODIFIED, order, replace(order, price=price))
 
 
 def _cancel(_command: Command, situation: Situation) -> Outcome:
-    order = _pending(situation)
+    return cancel_pending(_pending(situation), situation, "cancelled")
+
+
+def cancel_pending(order: Order, situation: Situation, reason: str) -> Outcome:
+    """Take back a pending order, in the flow of the order."""
     if flow_of(order, situation) is Flow.PROVIDER:
         return sent(Event.CANCEL_SENT, order, order, "cancel", lots=order.quantity)
-    return step(Event.CANCELLED, order, replace(order, reason="cancelled"))
+    return step(Event.CANCELLED, order, replace(order, reason=reason))
 
 
 def _pending(situation: Situation) -> Order:

@@ -55,6 +55,14 @@ ORDER_COLUMNS = _columns(
 )
 #: What a decision about an order reads of a configuration besides.
 DECISION_FIELDS = ("is_active", "status", "sending_orders")
+#: What copying reads of a follower's configuration: whether and how it copies; what it is measured against.
+COPY_FIELDS = (
+    *("status", "is_active", "sending_orders", "copy_status", "multiplier", "max_lot_size", "below_min", "above_max"),
+    *("rounding", "sizing_mode", "fixed_lots", "target_leverage", "risk_pct", "lift_risk_limit", "leverage_correction"),
+    *("reverse", "sides_allowed", "symbols_allowed", "symbols_denied", "max_daily_loss", "stop_copying_on_drawdown"),
+    *("copy_sl_mode", "copy_tp_mode", "sl_percentage", "sl_amount", "tp_percentage", "tp_amount"),
+)
+INVESTMENT = "investment_amount"
 QUOTE_COLUMNS = _columns(("bid", "f8"), ("ask", "f8"), ("ts", "i8"))
 INSTRUMENT_COLUMNS = _columns(("contract_size", "f8"), ("profit", "i4"), ("type", "f8"), ("crypto_margin_factor", "f8"))
 

@@ -32,6 +32,10 @@ REQUESTS = "copyrisk:requests"
 REPORTS = "copyrisk:reports"
 #: Stream: changed orders and booked amounts on their way to the database.
 HISTORY = "copyrisk:history"
+#: Stream: changes of masters' orders that their copies must follow.
+REPLICATIONS = "copyrisk:replications"
+#: Hash: copies that could not follow their master's order yet, by copy.
+WAITING_COPIES = "copyrisk:waiting_copies"
 #: Stream: reports that contradict our books; nothing was done about them.
 BREAKS = "copyrisk:breaks"
 #: Stream: dead letters of commands and reports that were put back.
@@ -53,14 +57,18 @@ _ID_CHARACTERS = bytes(_ORDER_ID.fullmatch(chr(code)) is not None for code in ra
 
 
 class Shape(NamedTuple):
-    """What stands before and after `T:U` in an account's keys."""
+    """What stands before and after `T:U`, or an id, in the keys of accounts."""
 
     before: bytes
     after: bytes
 
-    def of(self, account: "Account") -> str:
+    def of(self, account: "Account | str") -> str:
         """The key of this account."""
         return f"{self.before.decode()}{account}{self.after.decode()}"
+
+    def inside(self, key: bytes) -> bytes:
+        """What stands between the two in a key that `pattern` matches."""
+        return key[len(self.before) : len(key) - len(self.after)]
 
     @property
     def pattern(self) -> str:
@@ -72,6 +80,8 @@ CONFIG = Shape(b"user:{", b"}:config")
 ORDERS_INDEX = Shape(b"user_orders_index:{", b"}")
 HOLDING = Shape(b"user_holdings:{", b"}:")  # the order's id follows
 PORTFOLIO = Shape(b"user_portfolio:{", b"}")
+ACTIVE_FOLLOWERS = Shape(b"copy_master_followers:", b":active")  # a master's id
+PROVIDER_OF = Shape(b"copy_follower_master:", b":provider_id")  # a follower's id
 _ACCOUNT_KEY = re.compile(
     b"|".join(re.escape(before) + _TAG + re.escape(after) for before, after in (CONFIG, ORDERS_INDEX))
     + b"|"
@@ -83,6 +93,7 @@ _ACCOUNT_KEY = re.compile(
 )
 #: What the project keeps of an account, in its slot; the name of the thing follows.
 OWN = Shape(b"copyrisk:{", b"}:")
+LEDGER = Shape(OWN.before, OWN.after + b"ledger")
 TRIGGERS_PREFIX, MARKET_PREFIX = "order_triggers:", "market:"
 #: What the daemon must hear of when it changes: the keys its figures come from, and who copies whom.
 TRACKED_PREFIXES = ("user_holdings:", "user_orders_index:", "user:", "groups:", "copy_")
@@ -216,12 +227,12 @@ def order_triggers(order_id: str) -> str:
 
 def active_followers(master_id: str) -> str:
     """Set: ids of the followers that copy the master now."""
-    return f"copy_master_followers:{master_id}:active"
+    return ACTIVE_FOLLOWERS.of(master_id)
 
 
 def provider_of(follower_id: str) -> str:
     """String: the master of a follower."""
-    return f"copy_follower_master:{follower_id}:provider_id"
+    return PROVIDER_OF.of(follower_id)
 
 
 def work(kind: str) -> str:
@@ -236,7 +247,7 @@ def is_own_stream(name: str) -> bool:
 
 def ledger(account: Account) -> str:
     """Hash: the account's `version`, which every change raises, and `reserved_usd`."""
-    return OWN.of(account) + "ledger"
+    return LEDGER.of(account)
 
 
 def order_record(account: Account, order_id: str) -> str:
@@ -262,6 +273,26 @@ def outbox(account: Account) -> str:
 def holder_versions(symbol: str, user_type: AccountType) -> str:
     """Hash: by `T:U`, the account version that `symbol_holders` reflects; in the slot of that set."""
     return f"copyrisk:{{{symbol_holders(symbol, user_type)}}}"
+
+
+def copies(master_order_id: str) -> str:
+    """Hash: what was decided about the copies of a master's order, and what came of it."""
+    return f"copyrisk:copies:{master_order_id}"
+
+
+def lease(role: str) -> str:
+    """String: which process of a role may act, for as long as the key lives."""
+    return f"copyrisk:lease:{role}"
+
+
+def replication_counts(master_id: str) -> str:
+    """Hash: how replication of a master went; of all masters under the empty id."""
+    return f"copyrisk:replication:{master_id}"
+
+
+def copying(follower: Account) -> str:
+    """Hash: what the limits of a follower are measured against."""
+    return OWN.of(follower) + "copying"
 
 
 def finished_request(request_id: str) -> str:

@@ -8,6 +8,7 @@ from copyrisk.gateway.gateway import resolve
 from copyrisk.gateway.ledger import Ledger
 from copyrisk.gateway.messages import printable
 from copyrisk.gateway.records import Record
+from copyrisk.relationships import RELATIONSHIPS, add_relationship_commands
 from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
 from copyrisk.store.letters import list_letters, replay
@@ -30,6 +31,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     requests.add_argument("--average-price", default="0", metavar="PRICE")
     database = commands.add_parser("database", help="the broker's database, as the settings name it")
     database.add_argument("action", choices=("check", "migrate"), help="say what is wrong; or make what is absent")
+    add_relationship_commands(commands)
 
 
 def _required_url(settings: Settings, what: str) -> str:
@@ -104,4 +106,5 @@ COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "dead-letters": _dead_letters,
     "requests": _requests,
     "database": _database,
+    **RELATIONSHIPS,
 }

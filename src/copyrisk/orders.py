@@ -125,6 +125,29 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 FINISHED = frozenset({State.CLOSED, State.CANCELLED, State.REJECTED})
 
+#: What happens to a master's order that its copies must be told of; all else moves no lots, or not yet.
+REPLICATED = frozenset(
+    {
+        _E.OPENED,
+        _E.OPEN_SENT,
+        _E.PLACED,
+        _E.PLACE_SENT,
+        _E.LEVELS_SET,
+        _E.MODIFIED,
+        _E.MODIFY_REPORTED,
+        _E.CANCELLED,
+        _E.CANCEL_DONE_REPORTED,
+        _E.TRIGGER_REFUSED,
+        _E.REJECT_REPORTED,
+        _E.END_REPORTED,
+        _E.CLOSED,
+        _E.CLOSED_IN_PART,
+        _E.CLOSE_FILL_REPORTED,
+        _E.CLOSE_PART_DONE_REPORTED,
+        _E.CLOSE_REJECT_REPORTED,
+    }
+)
+
 #: Whether a state holds lots that make profit.
 HOLDING_LOTS = frozenset({State.FILLING, State.OPEN, State.CLOSING})
 

@@ -27,9 +27,14 @@ def open_market(command: Command, situation: Situation) -> Outcome:
     order = replace(order, price=price)
     if order.flow is Flow.PROVIDER:
         return sent(Event.OPEN_SENT, None, order, "open", lots=order.quantity, needs_margin=True)
-    commission = market.commission_usd(order.quantity, price, is_entry=True)
+    _, commission = amounts_of(order.quantity, price, market)
     opened = replace(order, opened=order.quantity, commission_usd=commission)
     return step(Event.OPENED, None, opened, needs_margin=True)
+
+
+def amounts_of(lots: Decimal, price: Decimal, market: SymbolMarket) -> tuple[Decimal, Decimal]:
+    """Contract value of so many lots, and the commission in USD when they are opened at a price."""
+    return lots * market.agreed().contract_size, market.commission_usd(lots, price, is_entry=True)
 
 
 def place_pending(command: Command, situation: Situation) -> Outcome:

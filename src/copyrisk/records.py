@@ -59,6 +59,8 @@ class Order:
         Digest of the command that made it.
     attempts : int
         Requests made so far.
+    made_version : int
+        Of a copy, the account's version when it was made; else 0.
     """
 
     account: Account
@@ -87,6 +89,7 @@ class Order:
     reason: str = ""
     body: str = ""
     attempts: int = 0
+    made_version: int = 0
     requests: Mapping[str, Request] = field(default_factory=dict)
 
     @property
@@ -173,7 +176,8 @@ def record_text(order: Order) -> str:
             "requests": [_request_list(request) for request in order.requests.values()],
             # A finished order has no hash any more; a late report must still find out what it was.
             "last": order_fields(order) if order.state in FINISHED else None,
-        },
+        }
+        | ({"made": order.made_version} if order.made_version else {}),
         separators=(",", ":"),
     )
 
@@ -226,6 +230,7 @@ def _read_record(text: str) -> dict[str, Any]:
         "close_price": None if said["close_price"] is None else _exact(said["close_price"]),
         "requests": [_request(values) for values in _typed(said["requests"], list)],
         "last": {name: _typed(value, str) for name, value in last.items()},
+        "made": _typed(said.get("made", 0), int),
     }
 
 
@@ -275,6 +280,7 @@ def _order(account: Account, order_id: str, said: Mapping[str, str], known: Mapp
         reason=known["reason"] if known else "",
         body=known["body"] if known else "",
         attempts=known["attempts"] if known else 0,
+        made_version=known["made"] if known else 0,
         requests={request.id: request for request in known["requests"]} if known else {},
     )
 

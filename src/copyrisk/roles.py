@@ -9,27 +9,37 @@ import redis
 import structlog
 
 from copyrisk.commands import Kind
+from copyrisk.deciding import Decider
 from copyrisk.dispatch import Dispatcher
 from copyrisk.errors import ConfigError, StoreError
+from copyrisk.fanout import Fanout
+from copyrisk.keeping import Keeper
+from copyrisk.limits import Limits
 from copyrisk.monitors import Monitor
+from copyrisk.observer import Observer
 from copyrisk.recorder import Recorder
+from copyrisk.replicator import Replicator, consumer_name
 from copyrisk.settings import Settings
 from copyrisk.store import functions
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.connection import connect
+from copyrisk.store.decisions import Decisions
 from copyrisk.store.effects import Effects
 from copyrisk.store.filler import Filler
+from copyrisk.store.lease import Lease
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.settled import SettledSource
+from copyrisk.store.tallies import Tallies
 from copyrisk.workers import Workers
 
 if TYPE_CHECKING:
+    from copyrisk.policies import Policy
     from copyrisk.sql.database import Database
 
 log = structlog.get_logger(__name__)
 
-ROLES = ("daemon", "workers", "monitors", "recorder", "gateway", "simulator")
+ROLES = ("daemon", "workers", "replicator", "monitors", "recorder", "gateway", "simulator")
 _RETRY_S = 1.0
 #: What to install for databases of other kinds than SQLite.
 _EXTRAS = {"mariadb": "mariadb", "mysql": "mariadb", "postgres": "postgresql"}
@@ -135,6 +145,59 @@ def run_workers(client: redis.Redis, settings: Settings, kinds: Collection[Kind]
                 log.error("workers_wait", code=failure.code, reason=str(failure))
                 stop.wait(_RETRY_S)
         log.info("workers_ended")
+
+
+def make_replicator(
+    client: redis.Redis, settings: Settings, database: "Database | None" = None, *, lease_ms: int = 5_000
+) -> Replicator:
+    """The engine of copies, with the server's functions loaded.
+
+    Raises
+    ------
+    StoreError, StoreUnavailable, ConfigError
+    """
+    functions.load(client)
+    pipe, options, rules = Pipe(client), settings.copy_options(), settings.rules()
+    database = database or open_database(settings, must_answer=False)
+    effects = Effects(pipe, events_limit=settings.orders.events_limit, keeps_history=database is not None)
+    filler = Filler(pipe, None if database is None else SettledSource(pipe, database))
+    markets = Markets(pipe, filler, rules, settings.hours(), settings.lots())
+    dispatcher = Dispatcher(pipe, Appraiser(markets, rules), effects, filler)
+    observer = Observer(client, pipe, rules, settings.hours(), settings.copy_defaults())
+    limits, decisions = Limits(observer), Decisions(pipe)
+    return Replicator(
+        Pipe(client),
+        Lease(pipe, "replicator", consumer_name(), lease_ms),
+        observer,
+        decisions,
+        Decider(observer, markets, limits, options, _policy(settings)),
+        Fanout(pipe, observer, markets, effects, options.batch),
+        Keeper(pipe, dispatcher, effects, observer, decisions, retry_ms=options.retry_ms),
+        Tallies(pipe),
+        retry_ms=options.retry_ms,
+    )
+
+
+def _policy(settings: Settings) -> "Policy | None":
+    """The sizing policy that the settings name; compiling it needs what only few have installed."""
+    if settings.replication.policy is None:
+        return None
+    from copyrisk.policies import load_policy  # noqa: PLC0415
+
+    return load_policy(settings.replication.policy)
+
+
+def run_replicator(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+    """Copy masters' orders until `stop` is set; a server that lost its functions gets them again."""
+    with _opened(settings) as database:
+        log.info("replicator_started")
+        while not stop.is_set():
+            try:
+                make_replicator(client, settings, database).run(stop)
+            except StoreError as failure:
+                log.error("replicator_waits", code=failure.code, reason=str(failure))
+                stop.wait(_RETRY_S)
+        log.info("replicator_ended")
 
 
 def run_recorder(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:

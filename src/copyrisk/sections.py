@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 
 from copyrisk import keys
 from copyrisk.conditions import LotLimits
+from copyrisk.copying import CopyDefaults
+from copyrisk.deciding import CopyOptions
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import InvalidId
 from copyrisk.fields import INSTRUMENT_TYPES
@@ -19,6 +21,7 @@ from copyrisk.gateway.link import LinkSettings
 from copyrisk.hours import MarketHours, minute_of_week
 from copyrisk.monitors import MonitorOptions
 from copyrisk.rules import ValuationRules
+from copyrisk.sizing_terms import AboveMax, BelowMin, Rounding, SizingMode
 from copyrisk.terms import Hedging, MarginPrice, RateSide
 from copyrisk.workers import WorkerOptions
 
@@ -220,6 +223,25 @@ class MonitorSettings:
 
     retry_ms: int = _setting(MonitorOptions().retry_ms, _whole(10, 600_000))
     margin_check_ms: int = _setting(MonitorOptions().margin_check_ms, _whole(10, 600_000))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationSettings:
+    """Copying masters' orders; what a follower's own configuration says comes first."""
+
+    batch: int = _setting(CopyOptions().batch, _whole(1, 1_000))
+    retry_ms: int = _setting(CopyOptions().retry_ms, _whole(10, 600_000))
+    signal_max_age_ms: int = _setting(CopyOptions().signal_max_age_ms, _age_ms)
+    equity_max_age_ms: int = _setting(CopyOptions().equity_max_age_ms, _age_ms)
+    price_deviation_pct: float = _setting(CopyOptions().price_deviation_pct, _percentage)
+    corrects_contract_size: bool = _setting(CopyOptions().corrects_contract_size, _flag)
+    carries_remainders: bool = _setting(CopyOptions().carries_remainders, _flag)
+    limits_check_ms: int = _setting(CopyOptions().limits_check_ms, _whole(10, 600_000))
+    sizing_mode: str = _setting(CopyDefaults().sizing_mode.value, _one_of(*SizingMode))
+    policy: str | None = _setting(None, _text)
+    rounding: str = _setting(CopyDefaults().rounding.value, _one_of(*Rounding))
+    below_min: str = _setting(CopyDefaults().below_min.value, _one_of(*BelowMin))
+    above_max: str = _setting(CopyDefaults().above_max.value, _one_of(*AboveMax))
 
 
 @dataclass(frozen=True, slots=True)

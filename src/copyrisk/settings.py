@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from copyrisk.conditions import LotLimits
+from copyrisk.copying import CopyDefaults
+from copyrisk.deciding import CopyOptions
 from copyrisk.errors import ConfigError
 from copyrisk.gateway.link import LinkSettings
 from copyrisk.gateway.script import FaultScript, load_script
@@ -29,11 +31,13 @@ from copyrisk.sections import (
     OrderSettings,
     ProviderSettings,
     RedisSettings,
+    ReplicationSettings,
     SimulatedProviderSettings,
     TickSettings,
     ValuationSettings,
     WorkerSettings,
 )
+from copyrisk.sizing_terms import AboveMax, BelowMin, Rounding, SizingMode
 from copyrisk.terms import MarginPrice, RateSide
 from copyrisk.workers import WorkerOptions
 
@@ -56,6 +60,7 @@ class Settings:
     orders: OrderSettings = field(default_factory=OrderSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     monitors: MonitorSettings = field(default_factory=MonitorSettings)
+    replication: ReplicationSettings = field(default_factory=ReplicationSettings)
     provider: ProviderSettings = field(default_factory=ProviderSettings)
     simulator: SimulatedProviderSettings = field(default_factory=SimulatedProviderSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -103,6 +108,30 @@ class Settings:
         """How monitors go about it."""
         return MonitorOptions(retry_ms=self.monitors.retry_ms, margin_check_ms=self.monitors.margin_check_ms)
 
+    def copy_options(self) -> CopyOptions:
+        """How the engine of copies goes about it."""
+        chosen = self.replication
+        return CopyOptions(
+            batch=chosen.batch,
+            signal_max_age_ms=chosen.signal_max_age_ms,
+            equity_max_age_ms=chosen.equity_max_age_ms,
+            price_deviation_pct=chosen.price_deviation_pct,
+            corrects_contract_size=chosen.corrects_contract_size,
+            carries_remainders=chosen.carries_remainders,
+            retry_ms=chosen.retry_ms,
+            limits_check_ms=chosen.limits_check_ms,
+        )
+
+    def copy_defaults(self) -> CopyDefaults:
+        """How followers copy who do not say it."""
+        chosen = self.replication
+        return CopyDefaults(
+            SizingMode(chosen.sizing_mode),
+            Rounding(chosen.rounding),
+            BelowMin(chosen.below_min),
+            AboveMax(chosen.above_max),
+        )
+
 
 SECTIONS: dict[str, type[Any]] = {
     "redis": RedisSettings,
@@ -114,6 +143,7 @@ SECTIONS: dict[str, type[Any]] = {
     "orders": OrderSettings,
     "workers": WorkerSettings,
     "monitors": MonitorSettings,
+    "replication": ReplicationSettings,
     "provider": ProviderSettings,
     "simulator": SimulatedProviderSettings,
     "log": LogSettings,

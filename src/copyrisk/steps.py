@@ -44,6 +44,14 @@ def sent(
     request = Request(
         derived_id(action[0], str(order.account), order.id, str(attempt)), action, asked=lots, price=price or Decimal(0)
     )
+    asked = request_words(order, request)
+    outcome = step(event, before, replace(order, attempts=attempt).with_request(request), needs_margin=needs_margin)
+    return replace(outcome, request=asked)
+
+
+def request_words(order: Order, request: Request) -> dict[str, str]:
+    """What the provider is asked, as it stands on the stream of requests."""
+    action = request.action
     opening = order.request_of("open", "place")
     is_buy = order.order_type.is_buy is not (action == "close")
     asked = {
@@ -55,13 +63,12 @@ def sent(
         "symbol": order.symbol,
         "side": (OrderType.BUY if is_buy else OrderType.SELL).value,
         "order_type": order.order_type.value if action == "place" else "MARKET",
-        "order_quantity": decimal_text(lots),
-        "target": opening.id if opening and action != "open" else "",
+        "order_quantity": decimal_text(request.asked),
+        "target": opening.id if opening and action not in ("open", "place") else "",
     }
-    if price is not None:
-        asked["order_price"] = decimal_text(price)
-    outcome = step(event, before, replace(order, attempts=attempt).with_request(request), needs_margin=needs_margin)
-    return replace(outcome, request=asked)
+    if action in ("place", "modify"):
+        asked["order_price"] = decimal_text(request.price)
+    return asked
 
 
 def settle(

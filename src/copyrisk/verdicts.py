@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from copyrisk.commands import PLACING, Command, Report
+from copyrisk.commands import PLACING, Command, CommandType, Report
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import CopyriskError, Refused, TryLater
 from copyrisk.execution import decide, judge_margin
 from copyrisk.fills import apply_report
 from copyrisk.keys import Account
+from copyrisk.pursuit import follow_master
 from copyrisk.records import Order, read_order
 from copyrisk.situation import Nothing, Outcome, Situation
 from copyrisk.store.appraisal import Appraiser
@@ -53,6 +54,11 @@ class Job:
     def is_command(self) -> bool:
         """Whether somebody waits for an answer."""
         return isinstance(self.work, Command)
+
+    @property
+    def follows_master(self) -> bool:
+        """Whether it is a copy's next step; nobody waits for an answer, and what cannot be done now is asked again."""
+        return isinstance(self.work, Command) and self.work.type is CommandType.FOLLOW
 
     @property
     def places_order(self) -> bool:
@@ -101,8 +107,7 @@ def _judge(orders: dict[Job, Order | None], appraiser: Appraiser) -> None:
     for i, (job, order) in enumerate(orders.items()):
         situation = _situation(i, reads[i], order, appraiser)
         try:
-            work = job.work
-            outcome = decide(work, situation) if isinstance(work, Command) else apply_report(work, situation)
+            outcome = _outcome(job, situation)
         except CopyriskError as refusal:
             job.verdict = _of_refusal(job, refusal)
             continue
@@ -119,8 +124,17 @@ def _judge(orders: dict[Job, Order | None], appraiser: Appraiser) -> None:
             job.verdict = _of_refusal(job, refusal)
 
 
+def _outcome(job: Job, situation: Situation) -> Outcome | Nothing:
+    work = job.work
+    if isinstance(work, Report):
+        return apply_report(work, situation)
+    return follow_master(work, situation) if job.follows_master else decide(work, situation)
+
+
 def _of_refusal(job: Job, refusal: CopyriskError) -> CopyriskError:
     """A command may be refused; a report never is: it is applied, late, or a break, now or later."""
+    if job.follows_master:
+        return refusal
     if job.is_command and not isinstance(refusal, Refused):  # not possible now, or in no flow: the client is told
         return Refused(str(refusal), code=refusal.code)
     if not job.is_command and isinstance(refusal, Refused):

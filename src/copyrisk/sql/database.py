@@ -13,16 +13,17 @@ import sqlalchemy as sa
 import structlog
 
 from copyrisk import keys
+from copyrisk.agreement import FollowerRow, FollowerTable
 from copyrisk.errors import ConfigError, InvalidId, Refused, StoreError, StoreUnavailable
 from copyrisk.keys import Account
-from copyrisk.sql import schema
+from copyrisk.sql import followers, schema
 from copyrisk.sql.connect import WRITES, make_engine
 from copyrisk.sql.faults import ROW_REFUSED, is_row_fault, may_pass, translated
 from copyrisk.sql.history import HistoryEntry, parse_history
 from copyrisk.sql.rows import booked_accounts, find_row, write_rows
 from copyrisk.sql.schema import SchemaReport
 from copyrisk.sql.shapes import Shape, find_shape
-from copyrisk.sql.tables import GROUPS, LEDGER, ORDERS, TableNeeds, account_needs, wallet_needs
+from copyrisk.sql.tables import GROUPS, LEDGER, ORDERS, TableNeeds, account_needs, follower_needs, wallet_needs
 from copyrisk.sql.wallets import lock_wallets
 
 log = structlog.get_logger(__name__)
@@ -128,6 +129,19 @@ class Database:
             for place, code in zip(some, self._write([rows[place] for place in some]), strict=True):
                 codes[place] = code
         return codes
+
+    def followers(self) -> FollowerTable:
+        """What the table of followers says of masters and copying. Raises as `account`."""
+        needs = follower_needs(self._id_column)
+        return self._run(lambda connection: followers.read_all(connection, self._shape(connection, needs)))
+
+    def write_followers(self, rows: Sequence[FollowerRow]) -> list[str | None]:
+        """Say in followers' rows whom they copy: for each `None`, or `row_refused`. Who has no row gets none.
+
+        Raises as `account`.
+        """
+        needs = follower_needs(self._id_column)
+        return self._run(lambda it: followers.write(it, self._shape(it, needs), rows), writes=True)
 
     def check(self) -> SchemaReport:
         """Which revision the tables are of, what is in the way and what is missing; nothing is changed.

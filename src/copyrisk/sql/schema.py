@@ -56,7 +56,7 @@ def report(connection: sa.Connection, id_column: str, *, books_balance: bool) ->
         revision=MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision(),
         head=ScriptDirectory.from_config(_config(None)).get_current_head() or "",
         problems=tuple(dict.fromkeys(problem for shape in shapes for problem in shape.problems)),
-        absent=tuple(f"{shape.table.name}.{name}" for shape in shapes for name in shape.absent),
+        absent=tuple(dict.fromkeys(f"{shape.table.name}.{name}" for shape in shapes for name in shape.absent)),
     )
 
 

@@ -88,6 +88,8 @@ _FOLLOWER_OPTIONAL = (
     "symbols_allowed",
     "symbols_denied",
 )
+#: Of a follower: its master. Not part of its configuration: Redis has a key for it.
+MASTER, COPY_STATUS = "strategy_provider_id", "copy_status"
 _GROUP_NEEDED = ("contract_size", "profit", "type")
 _GROUP_OPTIONAL = (
     "spread",
@@ -113,6 +115,12 @@ def wallet_needs(kind: AccountType, id_column: str) -> TableNeeds:
     """Of the same table, to book to its balances."""
     columns = {BALANCE: Kind.BALANCE, id_column: Kind.TEXT}
     return TableNeeds(ACCOUNT_TABLES[kind], columns, (id_column,), is_written=True)
+
+
+def follower_needs(id_column: str) -> TableNeeds:
+    """Of the table of followers, to say whom each one copies."""
+    columns = dict.fromkeys((MASTER, COPY_STATUS, id_column), Kind.TEXT)
+    return TableNeeds(ACCOUNT_TABLES[AccountType.FOLLOWER], columns, (id_column,), frozenset((MASTER, COPY_STATUS)))
 
 
 GROUPS = TableNeeds(
@@ -158,4 +166,5 @@ LEDGER = TableNeeds(
 def all_needs(id_column: str, *, books_balance: bool) -> list[TableNeeds]:
     """Of every table."""
     wallets = [wallet_needs(kind, id_column) for kind in AccountType] if books_balance else []
-    return [*(account_needs(kind, id_column) for kind in AccountType), GROUPS, *ORDERS.values(), LEDGER, *wallets]
+    accounts = [account_needs(kind, id_column) for kind in AccountType]
+    return [*accounts, follower_needs(id_column), GROUPS, *ORDERS.values(), LEDGER, *wallets]

@@ -11,19 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from copyrisk import fields, keys, layout
-from copyrisk._core import ConversionSide, OrderEffect, RowCode, price_legs, value_accounts
-from copyrisk.decimals import ZERO, cents, parse_decimal
+from copyrisk._core import ConversionSide, RowCode
+from copyrisk.cover import are_covered, margin_usd, new_orders, value_with
+from copyrisk.decimals import ZERO, parse_decimal
 from copyrisk.errors import InvalidId, reason_name
 from copyrisk.layout import Rows
 from copyrisk.records import Order
-from copyrisk.risk import CONVERSION_SIDES, fold_all, fully_known
+from copyrisk.risk import CONVERSION_SIDES, fully_known
 from copyrisk.rules import ValuationRules
 from copyrisk.situation import SymbolMarket
 from copyrisk.store.functions import AccountRead, text
 from copyrisk.store.markets import Markets
-
-#: Doubles that should be equal may differ by this; a ten-thousandth of a cent opens no position.
-_GRACE_USD = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +94,17 @@ class Appraiser:
         """Whether accounts (by their place in the wave) could carry an order each, with all they carry already."""
         if not candidates:
             return []
-        market, count = self._markets.market, len(candidates)
-        places = np.array([i for i, _ in candidates])
-        reserving = self._reserving([order for _, order in candidates])
-        new = _rows_of(reserving, np.arange(count))
-        new["instrument"] = self._instruments[places]
-        # The order alone, in an account of its own: what it is charged when there is nothing to offset it.
-        alone = new.copy()
-        alone["account"] += count
-        figures: Rows = np.zeros(2 * count, layout.FIGURES)
-        rates: Rows = np.zeros(2 * len(market.instruments), layout.LEG_RATE)
-        accounts = self._account_rows(np.concatenate([places, places]))
-        orders = np.concatenate([self._held(candidates), new, alone])
-        price_legs(market.instruments, market.quotes, self._side, rates)
-        legs = fold_all(accounts, orders, market.instruments, net_orders=self._rules.nets_orders)
-        value_accounts(accounts, legs, rates, market.instruments, figures)
-        return [self._verdict(i, figures[[k, k + count]]) for k, (i, _) in enumerate(candidates)]
+        places, orders = np.array([i for i, _ in candidates]), [order for _, order in candidates]
+        new = new_orders(
+            [float(order.asked) for order in orders],
+            [float(order.price) for order in orders],
+            [order.order_type.is_buy for order in orders],
+            self._instruments[places],
+        )
+        accounts, held = self._account_rows(places), self._held(candidates)
+        nets_orders, market = self._rules.nets_orders, self._markets.market
+        figures, alone = value_with(accounts, held, new, market, self._side, nets_orders=nets_orders)
+        return [self._verdict(i, figures[k : k + 1], alone[k : k + 1]) for k, (i, _) in enumerate(candidates)]
 
     def _held(self, candidates: Sequence[tuple[int, Order]]) -> Rows:
         """The orders that these accounts have, without the candidates, as of their places among the candidates."""
@@ -132,27 +125,18 @@ class Appraiser:
         rows["critical_level_pct"], rows["culprit"] = self._rules.critical_level_pct, -1
         return rows
 
-    def _reserving(self, orders: Sequence[Order]) -> Rows:
-        read: Rows = np.zeros(len(orders), layout.ORDER_READ)
-        read["lots"] = [float(order.asked) for order in orders]
-        read["price"] = [float(order.price) for order in orders]
-        read["is_buy"] = [order.order_type.is_buy for order in orders]
-        read["effect"], read["code"] = OrderEffect.RESERVED, RowCode.OK
-        return read
-
-    def _verdict(self, i: int, figures: Rows) -> MarginVerdict:
+    def _verdict(self, i: int, figures: Rows, alone: Rows) -> MarginVerdict:
         """Of the account's figures with the order, and those of the order alone."""
-        account, alone = figures
-        known = fully_known(figures)
-        if not known.all():
-            code = int((account if not known[0] else alone)["code"])
-            return MarginVerdict(ZERO, "account_unknown", f"the account's figures are not known: {reason_name(code)}")
+        for row in (figures, alone):
+            if not fully_known(row)[0]:
+                reason = reason_name(int(row["code"][0]))
+                return MarginVerdict(ZERO, "account_unknown", f"the account's figures are not known: {reason}")
         reserved = parse_decimal(self._reads[i].reserved_usd or "0")
         if reserved is None:
             return MarginVerdict(ZERO, "account_unknown", "the account's reserved margin cannot be read")
-        free = float(account["equity"]) - float(account["used_margin_all"]) - float(reserved)
-        margin = cents(Decimal(repr(float(alone["used_margin_all"]))))
-        return MarginVerdict(margin, "ok" if free >= -_GRACE_USD else "insufficient_margin")
+        is_covered = are_covered(figures, alone, np.array([float(reserved)]))[0]
+        margin = margin_usd(float(alone["used_margin_all"][0]))
+        return MarginVerdict(margin, "ok" if is_covered else "insufficient_margin")
 
 
 def _rows_of(judged: Rows, owners: npt.NDArray[np.int64]) -> Rows:

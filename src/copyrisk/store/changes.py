@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from copyrisk.commands import Command, Report
-from copyrisk.decimals import money_text, parse_decimal
+from copyrisk.decimals import decimal_text, money_text, parse_decimal
 from copyrisk.errors import Refused
 from copyrisk.keys import Account
-from copyrisk.orders import FINISHED, State
+from copyrisk.orders import FINISHED, REPLICATED, State
 from copyrisk.records import OPTIONAL_FIELDS, Order, order_fields, record_text, result_fields
 from copyrisk.situation import Outcome
 from copyrisk.store.functions import AccountRead, Change
+from copyrisk.terms import AccountType
 
 DAY_MS = 86_400_000
 #: A retried command finds its answer for so long; a late report finds its order.
@@ -52,15 +53,15 @@ def cause_of_report(entry_id: str, report: Report) -> Cause:
     return Cause(entry_id, f"report_{report.action}_{report.status}")
 
 
-def next_version(read: AccountRead) -> int:
+def next_version(version: str, time_ms: int) -> int:
     """The version after a change; the first is the server's clock, so that a lost ledger begins above its end."""
-    is_number = read.version.isascii() and read.version.isdecimal() and len(read.version) <= _VERSION_DIGITS
-    return int(read.version) + 1 if is_number else read.time_ms
+    is_number = version.isascii() and version.isdecimal() and len(version) <= _VERSION_DIGITS
+    return int(version) + 1 if is_number else time_ms
 
 
 def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
     """The change that an outcome makes of what was read."""
-    order, version = outcome.order, next_version(read)
+    order, version = outcome.order, next_version(read.version, read.time_ms)
     is_finished = order.state in FINISHED
     said = order_fields(order)
     full = said | result_fields(order)
@@ -149,6 +150,9 @@ def _follows(read: AccountRead, outcome: Outcome, version: int, balance: str) ->
     triggers = trigger_fields(order)
     if triggers or (outcome.before is not None and trigger_fields(outcome.before)):
         follows["triggers"] = triggers
+    if read.account.type is AccountType.MASTER and outcome.event in REPLICATED:
+        asked, state = decimal_text(order.asked), order.state.value
+        follows["replicates"] = {"change": outcome.event.value, "state": state, "asked": asked}
     if outcome.request:
         follows["request"] = {**outcome.request, "ts": str(read.time_ms)}
     if outcome.booking is not None:

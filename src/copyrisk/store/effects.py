@@ -58,7 +58,8 @@ class Effects:
             for entry_id, words in reply:
                 try:
                     waiting = Waiting(account, entry_id, json.loads(texts(words)["entry"]))
-                    self._requests(waiting)
+                    int(waiting.follows["version"])
+                    self.requests(waiting)
                     found.append(waiting)
                 except (LookupError, ValueError, TypeError, AttributeError) as fault:
                     log.critical("outbox_unreadable", account=str(account), entry=text(entry_id), reason=repr(fault))
@@ -77,7 +78,7 @@ class Effects:
         StoreError, StoreUnavailable
             Some may have been brought about and will be again; none is lost.
         """
-        requests = [self._requests(one) for one in waiting]
+        requests = [self.requests(one) for one in waiting]
         replies = iter(self._pipe.exchange([request for of_one in requests for request in of_one]))
         failed = {
             (one.account, one.entry_id)
@@ -89,14 +90,17 @@ class Effects:
             _fails(reply)
         return failed
 
-    def _requests(self, one: Waiting) -> list[bytes]:
-        follows, version = one.follows, int(one.follows["version"])
+    def requests(self, one: Waiting) -> list[bytes]:
+        """The commands that bring about what an entry says."""
+        follows, version = one.follows, str(one.follows["version"])
         order: dict[str, str] = follows["order"]
         order_id, is_finished = order["order_id"], follows["finished"]
         absent = [name for name in _ORDER_FIELDS if name not in order]
         found = [
             put_request(keys.order_data(order_id), version, order, absent, _FINISHED_KEEP_MS if is_finished else None)
         ]
+        if "replicates" in follows:
+            found.append(add_request(keys.REPLICATIONS, _replication(one)))
         if "triggers" in follows:
             found.append(_put_triggers(order_id, version, follows["triggers"]))
         if "holds" in follows:
@@ -114,12 +118,26 @@ class Effects:
         return add_request(keys.EVENTS, event, limit=self._events_limit)
 
 
-def _put_triggers(order_id: str, version: int, triggers: Mapping[str, str]) -> bytes:
+def _put_triggers(order_id: str, version: str, triggers: Mapping[str, str]) -> bytes:
     absent = [name for name in _TRIGGER_FIELDS if name not in triggers]
     # The version stays for a while after the triggers are gone: an older entry must not bring them back.
     return put_request(
         keys.order_triggers(order_id), version, triggers, absent, None if triggers else _UNTRIGGERED_KEEP_MS
     )
+
+
+def _replication(one: Waiting) -> dict[str, str]:
+    """What the copies of a master's order are told."""
+    follows = one.follows
+    return {
+        "user_type": one.account.type.value,
+        "user_id": one.account.id,
+        "order_id": follows["order"]["order_id"],
+        "version": str(follows["version"]),
+        **follows["replicates"],
+        "order": json.dumps(follows["order"], separators=(",", ":")),
+        "ts": follows["event"]["ts"],
+    }
 
 
 def _history(one: Waiting, order_json: str) -> dict[str, str]:

@@ -13,6 +13,10 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
   copyrisk_change    one change of an account, or none of it
      KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, user_holdings:{T:U}:O,
            copyrisk:{T:U}:order:O, copyrisk:{T:U}:answer:K, copyrisk:{T:U}:audit, copyrisk:{T:U}:outbox
+  copyrisk_copy      a copy of a master's order in a follower's account, or none of it; its audit entry and what follows
+                     from it in other slots stand in the record of the decision, which is stored before
+     KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, user_holdings:{T:U}:O,
+           copyrisk:{T:U}:order:O
   copyrisk_note      a refusal, or a report that changed nothing: its answer and audit entry
      KEYS  copyrisk:{T:U}:answer:K, copyrisk:{T:U}:audit
   copyrisk_claim     an order id for an account
@@ -21,6 +25,8 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
      KEYS  order_data:O  or  order_triggers:O
   copyrisk_hold      an account in or out of a symbol's holders, as of a version
      KEYS  symbol_holders:S:T, copyrisk:{symbol_holders:S:T}
+  copyrisk_lease     the right of one process to act, for a while
+     KEYS  copyrisk:lease:ROLE
   copyrisk_fill      a hash where there is none
      KEYS  user:{T:U}:config  or  groups:{G}:S
 ]]
@@ -117,6 +123,33 @@ local function change(keys, args)
   return { 'done', redis.call('XADD', keys[8], '*', 'entry', args[18]) }
 end
 
+-- args: 1 order id, 2 deadline (ms of this server's clock), 3 version, 4 balance, 5 leverage, 6 group, 7 copy_status,
+-- 8 number of orders, all as they were read (balance and leverage as numbers), 9 new version, 10 record, then the words
+-- of the order's hash
+local function copy(keys, args)
+  local record = redis.call('GET', keys[5])
+  if record or redis.call('EXISTS', keys[4]) == 1 then
+    return { 'exists', record or '' }
+  end
+  local config = redis.call('HMGET', keys[1], 'wallet_balance', 'leverage', 'group', 'copy_status')
+  if stands(keys[3], 'version') ~= args[3]
+    or tonumber(config[1] or '') ~= tonumber(args[4])
+    or tonumber(config[2] or '') ~= tonumber(args[5])
+    or (config[3] or '<<standard_group>>') ~= args[6]
+    or (config[4] or '') ~= args[7]
+    or redis.call('SCARD', keys[2]) ~= tonumber(args[8]) then
+    return { 'changed' }
+  end
+  if now_ms() > tonumber(args[2]) then
+    return { 'late' }
+  end
+  redis.call('HSET', keys[3], 'version', args[9])
+  redis.call('HSET', keys[4], unpack(args, 11))
+  redis.call('SADD', keys[2], args[1])
+  redis.call('SET', keys[5], args[10])
+  return { 'done' }
+end
+
 -- args: 1 answer ('': none), 2 ms to keep it, 3 audit entry
 local function note(keys, args)
   if args[1] ~= '' then
@@ -182,6 +215,16 @@ local function hold(keys, args)
   return 1
 end
 
+-- args: 1 owner, 2 ms that the lease holds; answered with when it ends by this server's clock, or that another has it
+local function lease(keys, args)
+  local owner = redis.call('GET', keys[1])
+  if owner and owner ~= args[1] then
+    return { 'other', redis.call('PTTL', keys[1]) }
+  end
+  redis.call('SET', keys[1], args[1], 'PX', args[2])
+  return { 'own', now_ms() + tonumber(args[2]) }
+end
+
 local function fill(keys, args)
   if redis.call('EXISTS', keys[1]) == 1 then
     return 0
@@ -192,8 +235,10 @@ end
 
 redis.register_function { function_name = 'copyrisk_read_v1', callback = read, flags = { 'no-writes' } }
 redis.register_function('copyrisk_change_v1', change)
+redis.register_function('copyrisk_copy_v1', copy)
 redis.register_function('copyrisk_note_v1', note)
 redis.register_function('copyrisk_claim_v1', claim)
 redis.register_function('copyrisk_put_v1', put)
 redis.register_function('copyrisk_hold_v1', hold)
+redis.register_function('copyrisk_lease_v1', lease)
 redis.register_function('copyrisk_fill_v1', fill)

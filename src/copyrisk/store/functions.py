@@ -28,7 +28,7 @@ def library() -> str:
     source = resources.files("copyrisk.store").joinpath("functions.lua").read_text()
     for name, spelled in (("config_fields", _CONFIG_FIELDS), ("order_fields", fields.ORDER_COLUMNS.fields)):
         source = source.replace(f"<<{name}>>", ", ".join(f"'{field}'" for field in spelled))
-    return source
+    return source.replace("<<standard_group>>", keys.STANDARD_GROUP)
 
 
 def load(client: redis.Redis) -> None:
@@ -207,6 +207,56 @@ def change_request(change: Change) -> bytes:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a copy rests on in its follower's account, as texts; the server compares it with what is there.
+
+    Attributes
+    ----------
+    deadline_ms : str
+        Until when it may be relied on, by the server's clock.
+    version : str
+        Of the account, empty if it never changed.
+    orders : str
+        How many it has.
+    """
+
+    deadline_ms: str
+    version: str
+    balance: str
+    leverage: str
+    group: str
+    copy_status: str
+    orders: str
+
+
+def copy_request(
+    account: Account, order_id: str, standing: Standing, order: Mapping[str, str], *, version: str, record: str
+) -> bytes:
+    """Make a copy; answered `done`, `exists` (with its record), `changed` or `late`."""
+    return pack(
+        "FCALL",
+        "copyrisk_copy_v1",
+        5,
+        keys.config(account),
+        keys.orders_index(account),
+        keys.ledger(account),
+        keys.holding(account, order_id),
+        keys.order_record(account, order_id),
+        order_id,
+        standing.deadline_ms,
+        standing.version,
+        standing.balance,
+        standing.leverage,
+        standing.group,
+        standing.copy_status,
+        standing.orders,
+        version,
+        record,
+        *(word for item in order.items() for word in item),
+    )
+
+
 def note_request(account: Account, answer_key: str, answer: str, keep_ms: int, audit: str) -> bytes:
     """Record a refusal, or (empty `answer`) something that changed nothing."""
     named = (keys.answer(account, answer_key), keys.audit(account))
@@ -218,14 +268,16 @@ def claim_request(account: Account, order_id: str) -> bytes:
     return pack("FCALL", "copyrisk_claim_v1", 1, keys.order_data(order_id), account.type.value, account.id, _CLAIM_MS)
 
 
-def put_request(key: str, version: int, said: Mapping[str, str], absent: Sequence[str], keep_ms: int | None) -> bytes:
+def put_request(
+    key: str, version: int | str, said: Mapping[str, str], absent: Sequence[str], keep_ms: int | None
+) -> bytes:
     """Write a hash as of a version."""
     words = [word for item in said.items() for word in item]
     keep = "" if keep_ms is None else keep_ms
     return pack("FCALL", "copyrisk_put_v1", 1, key, version, keep, len(words), *words, *absent)
 
 
-def hold_request(symbol: str, account: Account, version: int, *, holds: bool) -> bytes:
+def hold_request(symbol: str, account: Account, version: int | str, *, holds: bool) -> bytes:
     """Put an account in or out of a symbol's holders."""
     named = (keys.symbol_holders(symbol, account.type), keys.holder_versions(symbol, account.type))
     return pack("FCALL", "copyrisk_hold_v1", 2, *named, str(account), version, "1" if holds else "0")

@@ -83,6 +83,8 @@ class Mirror:
         Accounts of the sample whose portfolio is gone.
     read_everything : bool
         Whether the last `read` could not build on what was known.
+    configured : list of (k,) int32
+        Accounts whose configuration the last `read` asked for, some of them more than once.
     repaired : int
         Accounts in which a slice found a difference that no report explains.
     """
@@ -99,6 +101,7 @@ class Mirror:
         self._touched: list[RowNumbers] = []
         self._quote_requests: list[bytes] = []
         self.reread = self.sample = self.wished = self.restless = self.bare = _NO_ROWS
+        self.configured: list[RowNumbers] = []
         self.read_everything = False
         self.repaired = 0
 
@@ -111,7 +114,7 @@ class Mirror:
             The book may hold part of the news; nothing may be decided on it until a later `read` succeeds.
         """
         self._reads.forget()
-        self._touched = []
+        self._touched, self.configured = [], []
         self._births_before = self._book.births  # an account that only a report or a wish named was never known
         if self._link.open():
             self._everything = True
@@ -192,6 +195,7 @@ class Mirror:
         self._touched += [wanted.config_rows, wanted.index_rows]
         for _ in range(_ROUNDS_LIMIT):
             wanted.leave_out_what_is_no_id()
+            self.configured.append(wanted.config_rows)
             configs, lists = self._reads.accounts(wanted.config_rows), self._reads.order_lists(wanted.index_rows)
             orders, quotes = self._reads.orders(wanted.owners, wanted.cells), self._ask_quotes(first_quote)
             has_terms = self._terms.ask(terms)

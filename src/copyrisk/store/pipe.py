@@ -7,7 +7,7 @@ failure the connection is dropped and what was asked is unknown.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -53,6 +53,50 @@ class Pipe:
         except BaseException:
             self.close()  # interrupted half-way: the next exchange must not read this one's replies
             raise
+        return replies
+
+    def exchange_packed(self, commands: bytes, count: int) -> list[Any]:
+        """The same for commands that are packed together; they must not be so many that the server has to hold back."""
+        return self.exchange([commands, *[b""] * (count - 1)]) if count else []
+
+    def exchange_parts(self, parts: Iterable[tuple[bytes, int]]) -> Iterator[list[Any]]:
+        """Send parts of packed commands as they are made, each while the server is at the one before.
+
+        Parameters
+        ----------
+        parts : iterable of (bytes, int)
+            Commands, and how many they are.
+
+        Yields
+        ------
+        list
+            The replies of each part. Whoever stops early loses the connection.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            Any of the commands may have been executed or not.
+        """
+        due: list[int] = []
+        try:
+            sock = self._socket()
+            for commands, count in parts:
+                sock.sendall(commands)
+                due.append(count)
+                if len(due) > 1:
+                    yield self._replies(sock, due.pop(0))
+            while due:
+                yield self._replies(sock, due.pop(0))
+        except (OSError, redis.RedisError, hiredis.HiredisError) as failure:
+            self.close()
+            raise store_error(failure) from failure
+        except BaseException:
+            self.close()
+            raise
+
+    def _replies(self, sock: socket.socket, count: int) -> list[Any]:
+        replies: list[Any] = []
+        self._collect(sock, replies, count)
         return replies
 
     def close(self) -> None:

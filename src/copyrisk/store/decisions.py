@@ -1,0 +1,158 @@
+"""Decisions about the copies of a master's order: stored before the first copy, and what came of them after the last.
+
+One hash for each master's order:
+  decided  what was known and decided of every follower: JSON, a newline, rows of `replication.DECIDED`
+  made     what came of it, compressed: JSON, a newline, rows of `replication.MADE`
+  target   JSON: what the order asks of its copies now, and as of which version of the master
+Rows are little-endian structs; the JSON says their layout's number.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import redis
+
+from copyrisk import keys
+from copyrisk.commands import Target
+from copyrisk.errors import StoreError
+from copyrisk.layout import Rows
+from copyrisk.replication import DECIDED, MADE, parse_target, target_words
+from copyrisk.store.changes import RECORD_KEEP_MS
+from copyrisk.store.connection import store_error
+from copyrisk.store.pipe import Pipe, pack
+
+_LAYOUT = 1
+
+
+@dataclass(slots=True)
+class Decision:
+    """What was decided about the copies of one order.
+
+    Attributes
+    ----------
+    header : dict
+        The event and the master as they were known.
+    rows : (n,) `replication.DECIDED`
+    results : dict or None
+        What is said of making the copies; `None`: it is not done.
+    made : (n,) `replication.MADE` or None
+    """
+
+    order_id: str
+    header: Mapping[str, Any]
+    rows: Rows
+    results: Mapping[str, Any] | None = None
+    made: Rows | None = None
+    target: Target | None = None
+    target_version: int = 0
+
+
+class Decisions:
+    """Reads and writes them."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def load(self, order_id: str) -> Decision | None:
+        """What was decided about an order, `None` if nothing was.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            `decision_unreadable`: what is there is no decision; nobody may decide again on top of it.
+        """
+        (reply,) = self._ask(pack("HMGET", keys.copies(order_id), "decided", "made", "target"))
+        decided, made, target = reply
+        if decided is None:
+            return None
+        try:
+            header, rows = _parse(decided, DECIDED)
+            found = Decision(order_id, header, rows)
+            if made is not None:
+                found.results, found.made = _parse(zlib.decompress(made), MADE)
+            found.target, found.target_version = _parse_target(target)
+        except (ValueError, LookupError, TypeError, zlib.error) as fault:
+            raise StoreError(f"the decision about {order_id}: {fault}", code="decision_unreadable") from None
+        return found
+
+    def target_of(self, order_id: str) -> tuple[Target | None, int]:
+        """What an order asks of its copies, and as of which version of its master; version 0 for nothing so far.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        (stored,) = self._ask(pack("HGET", keys.copies(order_id), "target"))
+        try:
+            return _parse_target(stored)
+        except (ValueError, LookupError, TypeError) as fault:
+            raise StoreError(f"the target of {order_id}: {fault}", code="decision_unreadable") from None
+
+    def store(self, decision: Decision) -> Decision:
+        """Make a decision durable; if there is one already, that one holds and is returned.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        key = keys.copies(decision.order_id)
+        (stored,) = self._ask(pack("HSETNX", key, "decided", _packed(decision.header, decision.rows)))
+        if stored:
+            return decision
+        there = self.load(decision.order_id)
+        if there is None:
+            raise StoreError(f"the decision about {decision.order_id} vanished", code="decision_unreadable")
+        return there
+
+    def finish(self, decision: Decision) -> None:
+        """Store what came of a decision; from now on it is kept for so long.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        assert decision.results is not None and decision.made is not None
+        key, made = keys.copies(decision.order_id), zlib.compress(_packed(decision.results, decision.made), 1)
+        self._ask(pack("HSET", key, "made", made), pack("PEXPIRE", key, RECORD_KEEP_MS))
+
+    def aim(self, order_id: str, target: Target, version: int) -> None:
+        """Store what an order asks of its copies now.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        said = json.dumps({**target_words(target), "version": version})
+        key = keys.copies(order_id)
+        self._ask(pack("HSET", key, "target", said), pack("PEXPIRE", key, RECORD_KEEP_MS))
+
+    def _ask(self, *requests: bytes) -> list[Any]:
+        replies = self._pipe.exchange(requests)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise store_error(redis.ResponseError(str(reply)))
+        return replies
+
+
+def _parse_target(stored: bytes | None) -> tuple[Target | None, int]:
+    if stored is None:
+        return None, 0
+    said = json.loads(stored)
+    return parse_target(said), int(said["version"])
+
+
+def _packed(header: Mapping[str, Any], rows: Rows) -> bytes:
+    said = json.dumps({**header, "layout": _LAYOUT}, separators=(",", ":"))
+    return said.encode() + b"\n" + rows.tobytes()
+
+
+def _parse(stored: bytes, dtype: np.dtype[np.void]) -> tuple[Mapping[str, Any], Rows]:
+    said, _, rows = stored.partition(b"\n")
+    header = json.loads(said)
+    if header["layout"] != _LAYOUT:
+        raise ValueError(f"of layout {header['layout']}, not {_LAYOUT}")
+    return header, np.frombuffer(rows, dtype).copy()
