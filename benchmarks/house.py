@@ -40,11 +40,14 @@ class House:
     url : str
     client : redis.Redis
     accounts : int
+    kinds : tuple of AccountType
+        Of the accounts, in turn.
     """
 
     url: str
     client: redis.Redis
     accounts: int
+    kinds: tuple[AccountType, ...] = (AccountType.LIVE, AccountType.DEMO)
     _pipe: Pipe = field(init=False)
     _mid: np.ndarray = field(init=False)
     _random: np.random.Generator = field(init=False)
@@ -91,7 +94,7 @@ class House:
             self._send(commands)
 
     def _add_account(self, commands: list[bytes], number: int) -> None:
-        account = Account((AccountType.LIVE, AccountType.DEMO)[number % 2], f"{number + 1}")
+        account = Account(self.kinds[number % len(self.kinds)], f"{number + 1}")
         config = {
             "wallet_balance": f"{self._random.uniform(20_000, 90_000):.2f}",
             "leverage": 100,
@@ -142,10 +145,10 @@ def _flat(mapping: dict[str, object]) -> list[str]:
 
 
 @contextmanager
-def house(accounts: int) -> Iterator[House]:
-    """Start a server and fill it."""
+def house(accounts: int, *kinds: AccountType) -> Iterator[House]:
+    """Start a server and fill it, with accounts of these kinds in turn (default: live and demo)."""
     with EmbeddedServer.start(SERVER) as server:
         client = connect(server.url, connect_timeout_ms=1000, reply_timeout_ms=10_000)
-        made = House(server.url, client, accounts)
+        made = House(server.url, client, accounts, *([kinds] if kinds else []))
         made.fill()
         yield made

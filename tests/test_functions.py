@@ -367,7 +367,7 @@ def test_holders_in_any_order_are_as_of_the_latest_version(shop: Shop, holds: li
     shop.client.flushdb()
     latest: dict[str, tuple[int, bool]] = {}
     for account, version, is_held in holds:
-        shop.call(hold_request("EURUSD", parse_account(account), version, holds=is_held))
+        shop.call(hold_request("EURUSD", {parse_account(account): version}, holds=is_held))
         if version > latest.get(account, (0, False))[0]:
             latest[account] = (version, is_held)
     held = {account.encode() for account, (_, is_held) in latest.items() if is_held}
@@ -441,7 +441,7 @@ def _requests(account: Account, order_id: str) -> list[bytes]:
         note_request(account, "N", "refused", 1_000, "seen"),
         put_request(f"order_data:{order_id}", 3, {"order_id": order_id}, ("reason",), None),
         put_request(f"order_triggers:{order_id}", 3, {"symbol": "EURUSD"}, (), 1_000),
-        hold_request("EURUSD", account, 3, holds=True),
+        hold_request("EURUSD", {account: 3}, holds=True),
         fill_request(f"user:{{{account}}}:config", {"wallet_balance": "1"}),
         fill_request("groups:{Standard}:EURUSD", {"type": "1"}),
     ]

@@ -1,14 +1,17 @@
 """Relationships on a real server: begun, paused, resumed, ended, killed at every step, corrupted, checked, repaired."""
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from copyrisk.agreement import FollowerRow
 from copyrisk.book import Book
 from copyrisk.engine import Engine
-from copyrisk.errors import InvalidId, Refused, StoreUnavailable
-from copyrisk.following import FollowRequest, Outcome
+from copyrisk.errors import InvalidId, Refused, StoreError, StoreUnavailable
+from copyrisk.fields import COPY_FIELDS
+from copyrisk.following import SETTING_NAMES, FollowRequest, Outcome
 from copyrisk.hours import MarketHours
 from copyrisk.rules import ValuationRules
 from copyrisk.sql.database import Database
@@ -37,8 +41,8 @@ def decoded(found: dict[bytes, bytes]) -> dict[str, str]:
 class Store:
     """A server with two masters, keys spelled by hand."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, server: Any, client: Any) -> None:
+        self.url, self.client = server.url, client
         self.pipe = Pipe(client)
         functions.load(client)
         self.begin()
@@ -88,7 +92,7 @@ class Store:
 @pytest.fixture
 def store(bundled_server: Any) -> Iterator[Store]:
     with bundled_server.client() as client:
-        store = Store(client)
+        store = Store(bundled_server, client)
         yield store
         store.pipe.close()
 
@@ -145,6 +149,10 @@ def test_the_first_portfolio_is_the_one_that_a_tick_writes(bundled_server: Any, 
     assert abs(int(ours.pop("ts")) - int(theirs.pop("ts"))) < 60_000
     assert ours.pop("valued_ts") and theirs.pop("valued_ts")
     assert ours == theirs and ours["equity"] == "1234.57" and ours["margin_level"] == "0.0"
+
+
+def test_all_copy_settings_can_be_given() -> None:
+    assert {*SETTING_NAMES, "status", "is_active", "sending_orders", "copy_status"} == set(COPY_FIELDS)
 
 
 def test_an_existing_follower_keeps_all_but_its_copy_settings(store: Store) -> None:
@@ -298,6 +306,54 @@ def test_open_copies_stand_against_the_end(store: Store) -> None:
     assert not list(store.client.scan_iter("copy_*")) and found(store) == {}
 
 
+def test_of_two_masters_at_once_one_has_the_follower(bundled_server: Any, store: Store) -> None:
+    names = [f"F{number}" for number in range(300)]
+    with bundled_server.client() as other, ThreadPoolExecutor(2) as threads:
+        second = Store(bundled_server, other)
+        asked = [threads.submit(one.follow, master, *names) for one, master in ((store, "M1"), (second, "M2"))]
+        first, last = (each.result() for each in asked)
+        second.pipe.close()
+    assert all({one, two} == {"done", "other_master"} for one, two in zip(first, last, strict=True))
+    assert found(store) == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_commands_at_the_same_time_leave_nothing_that_cannot_be_repaired(
+    bundled_server: Any, store: Store, seed: int
+) -> None:
+    def act(number: int) -> None:
+        drawn = random.Random(f"{seed} {number}")
+        with bundled_server.client() as client:
+            pipe = Pipe(client)
+            for _ in range(40):
+                names = drawn.sample(["F1", "F2", "F3"], drawn.randint(1, 3))
+                what = drawn.choice([unfollow, pause, resume, None, None])
+                if what is None:
+                    follow(pipe, drawn.choice(["M1", "M2"]), [FollowRequest(name, "500") for name in names])
+                else:
+                    what(pipe, names)
+            pipe.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(act, range(4)))
+    assert repair(store.pipe, check_relations(store.pipe)) == []
+    assert found(store) == {}
+    store.assert_agrees()
+
+
+def test_a_key_that_may_not_be_read_ends_no_relationship(bundled_server: Any, store: Store) -> None:
+    store.follow("M1", "F1")
+    rights = ("on", ">secret", "+@all", "~copy_*", "~user:{strategy*")
+    store.client.execute_command("ACL", "SETUSER", "half", "reset", *rights)
+    with redis.Redis.from_url(bundled_server.url, username="half", password="secret") as client:
+        pipe = Pipe(client)
+        with pytest.raises(StoreError) as refused:
+            check_relations(pipe)
+        pipe.close()
+    store.client.execute_command("ACL", "DELUSER", "half")
+    assert refused.value.code == "key_unusable"
+
+
 def test_a_claim_is_only_given_up_by_its_own(store: Store) -> None:
     """Two processes claim one follower: one has it, whoever comes later is refused."""
     store.follow("M1", "F1")
@@ -447,22 +503,11 @@ DEATHS = [
 
 
 def run(store: Store, words: tuple[str, ...], crash_at: str = "") -> int:
-    connection = store.client.connection_pool.connection_kwargs
-    program = (
-        "import sys\nfrom copyrisk.store import enrolment, functions, relations, relation_check, relation_repair\n"
-        "from copyrisk.following import FollowRequest\nfrom copyrisk.store.pipe import Pipe\nimport redis\n"
-        "client = redis.Redis(**eval(sys.argv[1]))\npipe, what, names = Pipe(client), sys.argv[2], sys.argv[3:]\n"
-        "if what == 'follow':\n    enrolment.follow(pipe, 'M1', [FollowRequest(n, '500') for n in names])\n"
-        "elif what == 'repair':\n    relation_repair.repair(pipe, relation_check.check_relations(pipe))\n"
-        "else:\n    getattr(relations, what)(pipe, names)\n"
-    )
-    given = {name: connection[name] for name in ("path", "host", "port") if name in connection}
-    given |= {"unix_socket_path": given.pop("path")} if "path" in given else {}
+    """The command as an operator gives it, in a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COPYRISK_")}
+    command = [sys.executable, "-m", "copyrisk.cli", "--redis", store.url, *words]
     ended = subprocess.run(
-        [sys.executable, "-c", program, repr(given), words[0], "F1", "F2"],
-        env={"COPYRISK_CRASH_AT": crash_at},
-        timeout=60,
-        check=False,
+        command, env=clean | {"COPYRISK_CRASH_AT": crash_at}, stdout=subprocess.DEVNULL, timeout=60, check=False
     )
     return ended.returncode
 
@@ -484,7 +529,7 @@ def test_killed_at_every_step(store: Store, what: str, point: str) -> None:
             if store.config(name).get("copy_status") == "active":
                 assert store.claim(name) == "M1" and name in store.active("M1")
         if goes_on:
-            assert run(store, WORDS[what]) == 0
+            run(store, WORDS[what])  # 1 if it had been done: `already_following`
             wanted = {"follow": "active", "resume": "active", "pause": "paused", "unfollow": "stopped"}[what]
             assert {store.config(name)["copy_status"] for name in ("F1", "F2")} == {wanted}
         else:
@@ -498,7 +543,7 @@ def test_killed_at_every_step(store: Store, what: str, point: str) -> None:
 @pytest.mark.parametrize("point", ["strays", "switched_off", "left", "claimed", "recorded", "joined", "switched_on"])
 def test_a_repair_that_is_killed_is_repaired(store: Store, point: str) -> None:
     damage_and_expect(store)
-    assert run(store, ("repair",), f"repair.{point}") == -signal.SIGKILL
+    assert run(store, ("followers", "--check", "--repair"), f"repair.{point}") == -signal.SIGKILL
     repair(store.pipe, check_relations(store.pipe))
     assert found(store) == {}
     store.assert_agrees()
@@ -583,7 +628,7 @@ class Machine(RuleBasedStateMachine):
 def test_whatever_happened_a_repair_makes_all_records_agree(store: Store) -> None:
     Machine.store = store
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=checks)
     )
 

@@ -96,8 +96,7 @@ ctypedef struct PolicyIn:         # 96 bytes: what a user's policy is told, in t
     double lot_value_usd
 
 
-ctypedef double (*policy_t)(double, double, double, double, double, double, double, double, double, double, double,
-                            double) noexcept nogil
+ctypedef double (*policy_t)(const PolicyIn* row) noexcept nogil
 
 
 cdef void size_row(const SizingIn* row, Sized* sized) noexcept nogil

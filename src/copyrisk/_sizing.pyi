@@ -129,12 +129,13 @@ def size_ratio(
     """
 
 def ask_policy(address: int, inputs: Rows, raw_lots: npt.NDArray[np.float64]) -> None:
-    """Call a C function of twelve doubles (the fields of `PolicyIn`, in order) for every row.
+    """Call a C function for every row.
 
     Parameters
     ----------
     address : int
-        Of the function, which must need neither the GIL nor Python; nothing checks that.
+        Of the function, which takes a pointer to a row and returns a double. It must need neither the GIL nor Python;
+        nothing checks that.
     inputs : (n,) PolicyIn
     raw_lots : (n,) float64
         Written: what it gave.

@@ -14,7 +14,7 @@ Design
 (c) Limits come after the rounding, and the carry takes up what rounding took, not what limits took.
 (d) A user's policy is a C function by its address; what it says is checked like anything from outside.
 """
-from libc.math cimport INFINITY, NAN, fabs, floor, isfinite, rint
+from libc.math cimport INFINITY, NAN, fabs, floor
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t
 from libc.string cimport memchr
 
@@ -22,7 +22,8 @@ from copyrisk._text cimport cents_of, u128
 
 cdef extern from *:
     """
-    #if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
+    #if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__clang__) && \\
+        !defined(__SANITIZE_ADDRESS__)
     #define COPYRISK_CLONES __attribute__((target_clones("avx2", "default")))
     #else
     #define COPYRISK_CLONES
@@ -97,6 +98,7 @@ cdef extern from *:
                          double above, double below, double half, double* sizes, int n) noexcept nogil
     void copyrisk_limit(const double* sizes, const double* least, const double* most, double low, double high,
                         double num, double den, const uint8_t* words, double* lots, uint8_t* codes, int n) noexcept nogil
+    const double EXACT "COPYRISK_EXACT"
 
 cdef enum:
     CODE_OF_NONE = 0
@@ -130,9 +132,16 @@ cdef struct Raw:                  # an unrounded size: whole steps and a part of
 
 # ------------------------------------------------------------------------------------------------ conversions
 
+cdef inline double nearest(double number) noexcept nogil:
+    """The nearest integer, the even one at a half, of a number below 2**51."""
+    return (number + 1.5 * EXACT) - 1.5 * EXACT  # `rint` is a call, where there is no SSE 4.1
+
+
 cdef inline int64_t cents(double usd) noexcept nogil:
     """Whole cents as portfolios are written: the nearest, the even one at an exact half."""
     cdef int64_t value
+    if fabs(usd) <= 0.01 * FAST_CENTS and fabs(100.0 * usd - nearest(100.0 * usd)) <= FAST_HALF:
+        return <int64_t>nearest(100.0 * usd)
     if not fabs(usd) <= MAX_USD or not cents_of(usd, &value):
         return UNKNOWN_NUMBER
     return value
@@ -143,18 +152,18 @@ cdef inline int64_t steps_on(double lots, double steps_per_lot) noexcept nogil:
     cdef double steps = lots * steps_per_lot
     if not fabs(steps) <= <double>MAX_MASTER_STEPS:
         return UNKNOWN_NUMBER
-    return <int64_t>rint(steps) if fabs(steps - rint(steps)) <= STEP_NOISE else BETWEEN_STEPS
+    return <int64_t>nearest(steps) if fabs(steps - nearest(steps)) <= STEP_NOISE else BETWEEN_STEPS
 
 
 cdef inline int64_t micro(double number) noexcept nogil:
     """Whole millionths; 0 for what is not positive or out of range."""
-    return <int64_t>rint(number * 1e6) if 0.0 < number <= <double>(MAX_MICRO // MICRO) else 0
+    return <int64_t>nearest(number * 1e6) if 0.0 < number <= <double>(MAX_MICRO // MICRO) else 0
 
 
 cdef inline int64_t steps_at_least(double lots, double steps_per_lot) noexcept nogil:
     """The fewest whole steps that are not below these lots; 0 for what is no limit."""
     cdef double steps = lots * steps_per_lot
-    return <int64_t>-floor(STEP_NOISE - steps) if 0.0 < lots and steps <= <double>MAX_STEPS else 0
+    return <int64_t>max(-floor(STEP_NOISE - steps), 1.0) if 0.0 < lots and steps <= <double>MAX_STEPS else 0
 
 
 cdef inline int64_t steps_at_most(double lots, double steps_per_lot) noexcept nogil:
@@ -271,7 +280,7 @@ cdef inline bint raw_of_quotient(const SizingIn* r, Raw* raw) noexcept nogil:
     if not under < MAX_DENOMINATOR:
         return False
     divide(top, bottom, over / under, &raw.whole, &rest)
-    raw.part = <double>rest / <double>bottom
+    raw.part = <double>rest / under
     raw.reaches_half = rest >= bottom - rest
     return True
 
@@ -378,17 +387,13 @@ def size_steps(const SizingIn[::1] rows, Sized[::1] sized):
 def ask_policy(size_t address, const PolicyIn[::1] inputs, double[::1] raw_lots):
     """See `_sizing.pyi`."""
     cdef Py_ssize_t i
-    cdef const PolicyIn* p
     cdef policy_t policy = <policy_t>address
     if address == 0:
         raise_shape("address", "a C function", "none")
     check_length("raw_lots", raw_lots.shape[0], inputs.shape[0])
     with nogil:
         for i in range(inputs.shape[0]):
-            p = &inputs[i]
-            raw_lots[i] = policy(p.master_lots, p.master_equity, p.master_balance, p.master_free_margin,
-                                 p.master_leverage, p.follower_equity, p.follower_balance, p.follower_free_margin,
-                                 p.follower_leverage, p.multiplier, p.price, p.lot_value_usd)
+            raw_lots[i] = policy(&inputs[i])
 
 
 # ------------------------------------------------------------------------------------------- the plain rule
@@ -411,6 +416,9 @@ cdef struct Plain:                # `size_ratio`'s arguments
     SizingIn row                  # what all rows have in common
 
 
+ctypedef void (*load_t)(const double*, double*, int, double, double, double) noexcept nogil
+
+
 cdef inline double nth(const Column* c, Py_ssize_t i) noexcept nogil:
     return c.at[0] if c.is_one else c.at[i]
 
@@ -428,19 +436,21 @@ cdef void load(load_t read, Column* c, Py_ssize_t start, int n, double factor, d
 
 
 cdef void load_block(Plain* p, Py_ssize_t start, int n) noexcept nogil:
-    cdef int j
     load(copyrisk_load, &p.lots, start, n, p.master_steps_per_lot, <double>MAX_MASTER_STEPS, STEP_NOISE)
     load(copyrisk_load, &p.master, start, n, 100.0, FAST_CENTS, FAST_HALF)
     load(copyrisk_load, &p.follower, start, n, 100.0, FAST_CENTS, FAST_HALF)
     load(copyrisk_load, &p.multiplier, start, n, p.multiplier_den, 1e6 * p.multiplier_den, p.multiplier_noise)
     load(copyrisk_load_least, &p.least, start, n, p.steps_per_lot, <double>MAX_STEPS, STEP_NOISE)
     load(copyrisk_load_most, &p.most, start, n, p.steps_per_lot, <double>MAX_STEPS, STEP_NOISE)
-    if start and p.least.is_one and p.most.is_one:
+
+
+cdef void void_contradictions(Plain* p, int n) noexcept nogil:
+    """No size is inside limits that contradict each other, or are none."""
+    cdef int j
+    if p.least.is_one and p.most.is_one and p.least.block[0] <= p.most.block[0]:
         return
-    for j in range(<int>BLOCK if p.least.is_one and p.most.is_one else n):
-        # No size is inside limits that contradict each other; one number for all is kept, for the next block.
-        if not p.least.block[j] <= p.most.block[j]:
-            (p.most if p.least.is_one else p.least).block[j] = NAN
+    for j in range(n):
+        p.sizes[j] = p.sizes[j] if p.least.block[j] <= p.most.block[j] else NAN
 
 
 cdef void size_slowly(const Plain* p, Py_ssize_t i, double* lots, uint8_t* code) noexcept nogil:
@@ -464,13 +474,10 @@ cdef void size_rows(Plain* p, Py_ssize_t n, double* lots, uint8_t* codes) noexce
     cdef const uint8_t* at
     while start < n:
         size = <int>min(<Py_ssize_t>BLOCK, n - start)
-        load(&p.lots, start, size, p.master_steps_per_lot, <double>MAX_MASTER_STEPS, STEP_NOISE)
-        load(&p.master, start, size, 100.0, FAST_CENTS, FAST_HALF)
-        load(&p.follower, start, size, 100.0, FAST_CENTS, FAST_HALF)
-        load(&p.multiplier, start, size, p.multiplier_den, 1e6 * p.multiplier_den, p.multiplier_noise)
-        load_limits(p, start, size)
+        load_block(p, start, size)
         copyrisk_divide(p.lots.block, p.follower.block, p.multiplier.block, p.master.block, p.above, p.below, p.half,
                         p.sizes, size)
+        void_contradictions(p, size)
         copyrisk_limit(p.sizes, p.least.block, p.most.block, p.low, p.high, p.step_num, p.step_den, p.words,
                        lots + start, codes + start, size)
         at = <const uint8_t*>memchr(codes + start, CODE_OF_NONE, size)
@@ -483,7 +490,7 @@ cdef void size_rows(Plain* p, Py_ssize_t n, double* lots, uint8_t* codes) noexce
 
 cdef int take_column(Column* c, const double[:] values, str name, Py_ssize_t n) except -1:
     check_length(name, values.shape[0], n)
-    if n and values.strides[0] not in (0, sizeof(double)):
+    if n and values.strides[0] != 0 and values.strides[0] != <Py_ssize_t>sizeof(double):
         raise_shape(name, "consecutive numbers, or one for all", f"one every {values.strides[0]} bytes")
     c.at = &values[0] if n else NULL
     c.is_one = n == 0 or values.strides[0] == 0
@@ -507,7 +514,8 @@ def size_ratio(const double[:] master_lots, const double[:] master_equity, const
     if step < 1 or master_step < 1:
         raise_shape("step", "steps from 1", min(step, master_step))
     p.row = rules[0]
-    if p.row.mode != RATIO or not 1 <= p.row.rounding <= <int>ROUND_NEAREST or p.row.ratio_num != p.row.ratio_den:
+    if (p.row.mode != RATIO or not 1 <= p.row.rounding <= <int>ROUND_NEAREST or p.row.ratio_num != p.row.ratio_den
+            or not p.row.lift_risk_limit > 0.0):
         raise_shape("rules", "the plain ratio, rounded down or to the nearest", "others")
     if n == 0:
         return

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -14,7 +14,7 @@ from copyrisk.decimals import ZERO, parse_decimal
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.keys import Account
 from copyrisk.orders import is_pending_type
-from copyrisk.terms import OrderType
+from copyrisk.terms import AccountType, OrderType
 
 _DIGEST_BYTES = 16
 _REASON_CHARS = 200
@@ -272,6 +272,17 @@ def derived_id(prefix: str, *cause: str) -> str:
 def copy_id(master_order_id: str, follower: Account) -> str:
     """The order id of a follower's copy of a master's order."""
     return derived_id(COPY_PREFIX, master_order_id, str(follower))
+
+
+def copy_ids(master_order_id: str, follower_ids: Sequence[bytes]) -> list[bytes]:
+    """`copy_id` for many followers, by their account ids."""
+    start = hashlib.blake2b(f"{master_order_id}\n{AccountType.FOLLOWER}:".encode(), digest_size=_DIGEST_BYTES)
+    found = []
+    for follower_id in follower_ids:
+        digest = start.copy()
+        digest.update(follower_id)
+        found.append(f"{COPY_PREFIX}{digest.hexdigest()}".encode())
+    return found
 
 
 def _digest(fields: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from copyrisk.copying import CopySettings
 from copyrisk.decimals import EXACT, decimal_text
 from copyrisk.errors import CopyriskError, Refused
 from copyrisk.keys import Account
+from copyrisk.fanout import Glance, need_terms
 from copyrisk.layout import Rows
 from copyrisk.limits import Limits
 from copyrisk.market import InstrumentKey
@@ -75,8 +76,8 @@ class Decider:
         self._observer, self._markets, self._limits = observer, markets, limits
         self._options, self._policy = options, policy
 
-    def decide(self, event: MasterEvent) -> Decision:
-        """Decide about everybody who copies the master now.
+    def decide(self, event: MasterEvent) -> tuple[Decision, Glance | None]:
+        """Decide about everybody who copies the master now; returns also what was read for it.
 
         Raises
         ------
@@ -85,8 +86,12 @@ class Decider:
         """
         observer = self._observer
         members, server_ms = observer.followers.members(event.master.id)
+        before = observer.followers.rows_of(members)
+        need_terms(observer, before[before >= 0], event.symbol)
+        ledgers = observer.followers.ledgers(before) if (before >= 0).all() else None
         observer.look()
         table = _Followers(event, observer, members)
+        glance = Glance(before, ledgers) if ledgers is not None and (table.rows == before).all() else None
         table.refuse_all(self._refusal_of_all(event, server_ms))
         table.refuse_by_settings()
         table.refuse(table.present, self._limits.refusals(table.rows_present()))
@@ -95,7 +100,7 @@ class Decider:
         table.refuse_old_equity(self._options.equity_max_age_ms)
         self._size(event, table, groups)
         header = _header(event, table, groups, self._markets, server_ms)
-        return Decision(event.order_id, header, table.decided)
+        return Decision(event.order_id, header, table.decided), glance
 
     def _refusal_of_all(self, event: MasterEvent, server_ms: int) -> str:
         limit_ms = self._options.signal_max_age_ms

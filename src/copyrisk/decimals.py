@@ -35,6 +35,11 @@ def cents(value: Decimal) -> Decimal:
     return rounded if rounded else abs(rounded)
 
 
+def cents_of(amount: Decimal) -> int:
+    """An amount of USD in whole cents, half up."""
+    return int(cents(amount).scaleb(2))
+
+
 def money_text(value: Decimal) -> str:
     """An amount of USD as it is written: two decimals."""
     return f"{cents(value):f}"

@@ -5,10 +5,10 @@ once more on what its account is now: an account that changes under the call is 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal, localcontext
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,53 +17,56 @@ import structlog
 from copyrisk import crash
 from copyrisk._core import RowCode
 from copyrisk.book import RowNumbers
-from copyrisk.commands import Command, CommandType, copy_id
-from copyrisk.conditions import LotLimits
-from copyrisk.copying import CopySettings
+from copyrisk.commands import copy_ids
 from copyrisk.cover import are_covered, margin_usd, new_orders, value_with
-from copyrisk.decimals import EXACT
-from copyrisk.errors import CopyriskError, StoreUnavailable
-from copyrisk.execution import decide
-from copyrisk.keys import Account
+from copyrisk.decimals import cents_of
+from copyrisk.errors import StoreUnavailable
+from copyrisk.forms import Form, Forms
 from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
 from copyrisk.observer import Observer
-from copyrisk.orders import is_pending_type
-from copyrisk.placing import ORDERS_LIMIT, amounts_of
-from copyrisk.replication import COPIED, MADE, MasterEvent, reversed_target, reversed_type
+from copyrisk.placing import ORDERS_LIMIT
+from copyrisk.replication import COPIED, MADE, MasterEvent
 from copyrisk.risk import CONVERSION_SIDES, fully_known
-from copyrisk.situation import Outcome, Situation, SymbolMarket
-from copyrisk.store.changes import DECISION_MS, Cause, next_version
-from copyrisk.store.copies import Copy, CopyForm, commission_text, lots_text, usd_text
+from copyrisk.store.changes import DECISION_MS, next_version
+from copyrisk.store.copies import CopyColumns, usd_bytes
 from copyrisk.store.decisions import Decision
 from copyrisk.store.effects import Effects
 from copyrisk.store.followers import Ledgers
-from copyrisk.store.functions import KEY_UNUSABLE, refused, text
+from copyrisk.store.functions import KEY_UNUSABLE, refused
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
-from copyrisk.terms import AccountType
 
 log = structlog.get_logger(__name__)
 
 _ROUNDS = 50
 _EFFECTS_AT_ONCE = 100
-_ANY_LOTS = LotLimits(Decimal(10) ** -18, Decimal(10) ** 18, Decimal(10) ** -18)
+Places = npt.NDArray[np.intp]
 
 
-class _Class(NamedTuple):
-    """Followers for whom a copy is the same but for lots, margin and ids."""
+@dataclass(slots=True)
+class Glance:
+    """What was read of the followers of a decision when it was made; as long as it stands, nothing need be read again.
 
-    group: str
-    settings: int
-    reverse: bool
+    Attributes
+    ----------
+    rows : (n,) int32
+        Of the book, by place in the decision.
+    ledgers : Ledgers
+        Read before the look that the decision rests on, by place.
+    """
+
+    rows: RowNumbers
+    ledgers: Ledgers
 
 
-class _Form(NamedTuple):
-    requests: CopyForm
-    market: SymbolMarket
-    price: Decimal
-    is_buy: bool
-    is_filled: bool
+@dataclass(slots=True)
+class _Sent:
+    """Copies of one form that were made by now, and those of them whose effects are to be brought about."""
+
+    form: Form
+    columns: CopyColumns
+    done: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -74,24 +77,38 @@ class _Work:
     ----------
     left : (k,) intp
         Places of followers whose copy is still to be made.
-    sent : list of (int, _Form, Copy)
-        Copies made by now, whose effects are to be brought about.
-    found : list of (int, str)
+    found : list of int
         Places of copies that were there already.
     """
 
     event: MasterEvent
     decision: Decision
+    forms: Forms
     made: Rows
-    order_ids: list[str]
-    left: npt.NDArray[np.intp]
-    sent: list[tuple[int, _Form, Copy]] = field(default_factory=list)
+    order_ids: list[bytes]
+    left: Places
+    sent: list[_Sent] = field(default_factory=list)
     found: list[int] = field(default_factory=list)
 
-    def end(self, places: npt.NDArray[np.intp], results: Any) -> None:
-        """Say what came of some; they are not tried again."""
-        self.made["result"][places] = results
-        self.left = np.setdiff1d(self.left, places)
+    def end(self, places: Places, reason: str) -> None:
+        """Say why some get no copy; they are not tried again."""
+        if len(places):
+            self.made["result"][places] = reason.encode()
+            self.left = np.setdiff1d(self.left, places)
+
+
+@dataclass(slots=True)
+class _Candidates:
+    """Followers on their way to a copy; everything is by their order here."""
+
+    places: Places
+    rows: RowNumbers
+    versions: list[str | None]
+    reserved_usd: npt.NDArray[np.float64]
+    time_ms: int
+    forms: list[Form | None] = field(default_factory=list)
+    counts: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    margins: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 class Fanout:
@@ -102,11 +119,13 @@ class Fanout:
         self._batch = batch
         self._side = CONVERSION_SIDES[observer.book.rules.rate_side]
 
-    def make(self, event: MasterEvent, decision: Decision, *, until_ms: int) -> list[int]:
+    def make(self, event: MasterEvent, decision: Decision, glance: Glance | None, *, until_ms: int) -> list[int]:
         """Make all copies that are not there yet, and say in `decision.made` what came of each follower.
 
         Parameters
         ----------
+        glance : Glance or None
+            If the decision has only just been made.
         until_ms : int
             By the server's clock; afterwards nothing more is made.
 
@@ -120,11 +139,12 @@ class Fanout:
         StoreError, StoreUnavailable
             Some copies may have been made; beginning anew goes on with the others.
         """
-        work = _work(event, decision)
+        work = _work(event, decision, Forms(event, self._markets, self._effects))
         for _ in range(_ROUNDS):
             if not len(work.left):
                 break
-            self._round(work, until_ms)
+            self._round(work, glance, until_ms)
+            glance = None
         else:
             raise StoreUnavailable(f"{len(work.left)} accounts changed again and again", code="accounts_busy")
         crash.reach("copies.made")
@@ -133,264 +153,175 @@ class Fanout:
         decision.made = work.made
         return work.found
 
-    def _round(self, work: _Work, until_ms: int) -> None:
-        """Judge everybody who is left on what is known now, and try to make their copies."""
+    def _round(self, work: _Work, glance: Glance | None, until_ms: int) -> None:
+        """Judge everybody who is left on what is known, and try to make their copies."""
+        candidates = self._look(work) if glance is None else _seen(work, glance)
+        self._choose_forms(work, candidates, anew=glance is None)
+        chosen = self._judge(work, candidates)
+        deadline_ms = min(candidates.time_ms + DECISION_MS, until_ms)
+        self._send(work, candidates, chosen, deadline_ms)
+
+    def _look(self, work: _Work) -> _Candidates:
+        """What is there now of everybody who is left."""
         observer, places = self._observer, work.left
         rows = observer.followers.rows_of(work.decision.rows["follower"][places].tolist())
-        work.end(places[rows < 0], b"account_missing")
+        work.end(places[rows < 0], "account_missing")
         places, rows = places[rows >= 0], rows[rows >= 0]
-        self._need_terms(rows, work.event.symbol)
+        need_terms(observer, rows, work.event.symbol)
         ledgers = observer.followers.ledgers(rows)  # before the look: what is seen is of these versions, or later
         observer.look()
-        still = observer.book.born[rows] != 0
-        work.end(places[~still], b"account_missing")
-        candidates = _Candidates(places, rows, ledgers).taken(np.flatnonzero(still))
-        forms = self._forms(work, candidates)
-        covered = self._judge(work, candidates, forms)
-        deadline_ms = min(ledgers.time_ms + DECISION_MS, until_ms)
-        self._send(work, covered, forms, deadline_ms)
+        work.end(places[observer.book.born[rows] == 0], "account_missing")
+        still = np.flatnonzero(observer.book.born[rows] != 0)
+        versions = [ledgers.versions[i] for i in still.tolist()]
+        return _Candidates(places[still], rows[still], versions, ledgers.reserved_usd[still], ledgers.time_ms)
 
-    def _need_terms(self, rows: RowNumbers, symbol: str) -> None:
-        """Have the next look read the terms of a symbol that nobody has held in these accounts' groups so far."""
-        market = self._observer.book.market
-        for name in np.unique(self._observer.book.groups_of(rows)).tolist():
-            market.ensure_instrument(InstrumentKey(market.names.text(name), symbol))
-
-    # ---- what an order is in each class
-
-    def _forms(self, work: _Work, candidates: "_Candidates") -> list[_Form | None]:
-        """The form of each candidate's class; `None` for who is refused, which is said."""
+    def _choose_forms(self, work: _Work, candidates: _Candidates, *, anew: bool) -> None:
+        """Give each candidate the form of its class; `None` to who is refused, which is said."""
         followers, book = self._observer.followers, self._observer.book
-        names = book.groups_of(candidates.rows)
-        numbers = followers.numbers_of(candidates.rows)
         is_reverse = np.array([words["reverse"] for words in work.decision.header["settings"]], np.bool_)
         reverse = is_reverse[work.decision.rows["settings"][candidates.places]]
-        keys = np.stack([names, numbers, reverse]).T.astype(np.int64)
-        distinct, which = np.unique(keys, axis=0, return_inverse=True)
-        groups = [book.market.names.text(name) for name in distinct[:, 0].tolist()]
-        markets = self._markets_of(dict.fromkeys(groups), work.event.symbol)
-        forms: list[_Form | None] = []
-        for i, group in enumerate(groups):
-            kind = _Class(group, int(distinct[i, 1]), bool(distinct[i, 2]))
-            form = self._form(work.event, markets[group], kind, followers.settings[kind.settings])
+        names, numbers = book.groups_of(candidates.rows), followers.numbers_of(candidates.rows)
+        kinds = (names.astype(np.int64) << 32) | (numbers.astype(np.int64) << 1) | reverse
+        distinct, which = np.unique(kinds, return_inverse=True)
+        texts = {name: book.market.names.text(name) for name in np.unique(names).tolist()}
+        work.forms.read(texts.values(), anew=anew)
+        forms: list[Form | None] = []
+        for i, kind in enumerate(distinct.tolist()):
+            settings = followers.settings[(kind & 0xFFFFFFFF) >> 1]
+            form = work.forms.of(texts[kind >> 32], settings, reverse=bool(kind & 1))
             if isinstance(form, str):
-                work.end(candidates.places[which.ravel() == i], form.encode())
+                work.end(candidates.places[which == i], form)
             forms.append(None if isinstance(form, str) else form)
-        return [forms[k] for k in which.ravel().tolist()]
-
-    def _markets_of(self, groups: Mapping[str, None], symbol: str) -> dict[str, SymbolMarket]:
-        market = self._markets.market
-        rows = {group: market.ensure_instrument(InstrumentKey(group, symbol)) for group in groups}
-        self._markets.read(sorted(set(rows.values())))
-        found = {}
-        for group, row in rows.items():
-            found_market = self._markets.of(row)
-            assert found_market is not None, "it has been asked for"
-            found[group] = found_market
-        return found
-
-    def _form(self, event: MasterEvent, market: SymbolMarket, kind: _Class, settings: CopySettings) -> _Form | str:
-        """The requests of a class, or why nothing can be opened in it."""
-        refusal = settings.refusal
-        if refusal:
-            return refusal
-        try:
-            outcome = self._outcome(event, market, kind, settings)
-        except CopyriskError as refused_now:
-            return refused_now.code
-        standing = kind.group, settings.copy_status
-        cause = Cause(event.entry_id, "copy")
-        requests = CopyForm(outcome, cause, standing, self._markets.now_ms, self._effects)
-        order = outcome.order
-        return _Form(requests, market, order.price, order.order_type.is_buy, bool(order.opened))
-
-    def _outcome(self, event: MasterEvent, market: SymbolMarket, kind: _Class, settings: CopySettings) -> Outcome:
-        order_type = reversed_type(event.order_type) if kind.reverse else event.order_type
-        is_pending = is_pending_type(order_type)
-        levels = reversed_target(event.target) if kind.reverse else event.target
-        account = Account(AccountType.FOLLOWER, "-")
-        command = Command(
-            id=event.entry_id,
-            type=CommandType.PENDING if is_pending else CommandType.OPEN,
-            account=account,
-            order_id="-",
-            key="",
-            client_key="",
-            body="",
-            symbol=event.symbol,
-            order_type=order_type,
-            quantity=event.asked,
-            price=event.price if is_pending else None,
-            stop_loss=levels.stop_loss,
-            take_profit=levels.take_profit,
-            master_order_id=event.order_id,
-        )
-        agreed = replace(market.agreed(), lots=_ANY_LOTS)  # the size has been held against the limits
-        situation = Situation(
-            account=account,
-            now_ms=self._markets.now_ms,
-            balance=Decimal(0),
-            sending_orders=settings.sending_orders,
-            is_active=True,
-            order=None,
-            market=replace(market, conditions=agreed),
-            order_count=0,
-        )
-        outcome = decide(command, situation)
-        assert isinstance(outcome, Outcome)
-        return outcome
+        candidates.forms = [forms[k] for k in which.tolist()]
 
     # ---- margin
 
-    def _judge(self, work: _Work, candidates: "_Candidates", forms: Sequence[_Form | None]) -> "_Candidates":
-        """Those who can carry their copy, with its margin; of the others it is said why not."""
-        kept = np.array([form is not None for form in forms], np.bool_)
-        places = candidates.places
-        counts = self._observer.book.order_counts(candidates.rows)
-        self._end(
-            work, candidates, kept, np.array([v is None for v in candidates.ledgers.versions]), "account_unreadable"
-        )
-        self._end(work, candidates, kept, np.isnan(candidates.ledgers.reserved_usd), "account_unknown")
-        self._end(work, candidates, kept, counts >= ORDERS_LIMIT, "too_many_orders")
-        figures, alone = self._value(work, candidates, forms)
-        # An account that changed while it was read is tried again.
+    def _judge(self, work: _Work, candidates: _Candidates) -> Places:
+        """Which candidates can carry their copy; of the others it is said why not, or they are tried again."""
+        kept = np.array([form is not None for form in candidates.forms], np.bool_)
+        counts = candidates.counts = self._observer.book.order_counts(candidates.rows)
+        figures, alone = self._value(work, candidates)
+        candidates.margins = alone["used_margin_all"]
+        known = fully_known(figures) & fully_known(alone) & ~np.isnan(candidates.reserved_usd)
         moving = self._observer.figures["code"][candidates.rows] == RowCode.ACCOUNT_CHANGING
-        known = fully_known(figures) & fully_known(alone)
-        covered = are_covered(figures, alone, candidates.ledgers.reserved_usd)
-        self._end(work, candidates, kept, ~known & ~moving, "account_unknown")
-        self._end(work, candidates, kept, known & ~covered & ~moving, "insufficient_margin")
-        candidates.margins, candidates.counts = alone["used_margin_all"], counts
-        work.made["margin_cents"][places] = np.where(known, np.rint(np.nan_to_num(alone["used_margin_all"]) * 100), 0)
-        return candidates.taken(np.flatnonzero(kept & ~moving))
-
-    @staticmethod
-    def _end(work: _Work, candidates: "_Candidates", kept: npt.NDArray[np.bool_], which: Any, reason: str) -> None:
-        """Refuse some of those who are still kept."""
-        refused_now = kept & which
-        if refused_now.any():
-            work.end(candidates.places[refused_now], reason.encode())
+        covered = are_covered(figures, alone, candidates.reserved_usd)
+        for which, reason in (
+            (np.array([version is None for version in candidates.versions], np.bool_), "account_unreadable"),
+            (counts >= ORDERS_LIMIT, "too_many_orders"),
+            (~known & ~moving, "account_unknown"),
+            (known & ~covered & ~moving, "insufficient_margin"),
+        ):
+            work.end(candidates.places[kept & which], reason)
             kept &= ~which
+        return np.flatnonzero(kept & ~moving)
 
-    def _value(self, work: _Work, candidates: "_Candidates", forms: Sequence[_Form | None]) -> tuple[Rows, Rows]:
-        book, rows = self._observer.book, candidates.rows
-        lots = work.decision.rows["sized"]["steps"][candidates.places] * self._steps(work, candidates.places)
-        prices = [float(form.price) if form else np.nan for form in forms]
-        sides = [form.is_buy if form else False for form in forms]
-        symbol = book.market.names.index.put(work.event.symbol.encode())
-        pairs = {name: book.market.instrument_of(name, symbol) for name in np.unique(book.groups_of(rows)).tolist()}
-        instruments = np.array([pairs[name] for name in book.groups_of(rows).tolist()], np.int32)
+    def _value(self, work: _Work, candidates: _Candidates) -> tuple[Rows, Rows]:
+        book, rows, decided = self._observer.book, candidates.rows, work.decision.rows
+        steps = np.array([float(words.get("step", "nan")) for words in work.decision.header["groups"]])
+        lots = decided["sized"]["steps"][candidates.places] * steps[decided["group"][candidates.places]]
+        prices = [np.nan if form is None else float(form.price) for form in candidates.forms]
+        sides = [form is not None and form.is_buy for form in candidates.forms]
+        symbol, groups = book.market.names.index.put(work.event.symbol.encode()), book.groups_of(rows)
+        names, which = np.unique(groups, return_inverse=True)
+        found = [book.market.instrument_of(name, symbol) for name in names.tolist()]
         held = book.orders[book.order_rows_of(rows)]
         place = np.full(len(book.accounts), -1, np.int32)
         place[rows] = np.arange(len(rows))
         held["account"] = place[held["account"]]
-        new = new_orders(lots, prices, sides, instruments)
+        new = new_orders(lots, prices, sides, np.array(found, np.int32)[which])
         nets = book.rules.nets_orders
         return value_with(book.accounts[rows], held, new, book.market, self._side, nets_orders=nets)
 
-    @staticmethod
-    def _steps(work: _Work, places: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        steps = [float(words.get("step", "nan")) for words in work.decision.header["groups"]]
-        found: npt.NDArray[np.float64] = np.array(steps)[work.decision.rows["group"][places]]
-        return found
-
     # ---- making them
 
-    def _send(self, work: _Work, chosen: "_Candidates", forms: Sequence[_Form | None], deadline_ms: int) -> None:
-        copies = self._copies(work, chosen, forms, deadline_ms)
-        pending: list[list[tuple[int, _Form, Copy]]] = []
-        done: list[int] = []
+    def _send(self, work: _Work, candidates: _Candidates, chosen: Places, deadline_ms: int) -> None:
+        by_form: dict[int, list[int]] = {}
+        for i in chosen.tolist():
+            by_form.setdefault(id(candidates.forms[i]), []).append(i)
+        batches: list[tuple[_Sent, list[int], int]] = []
 
         def parts() -> Iterator[tuple[bytes, int]]:
-            for start in range(0, len(chosen.places), self._batch):
-                batch = [next(copies) for _ in range(min(self._batch, len(chosen.places) - start))]
-                pending.append(batch)
-                yield b"".join([form.requests.copy(copy) for _, form, copy in batch]), len(batch)
+            for members in by_form.values():
+                form = candidates.forms[members[0]]
+                assert form is not None
+                sent = _Sent(form, self._columns(work, form, candidates, members, deadline_ms))
+                work.sent.append(sent)
+                for start in range(0, len(members), self._batch):
+                    stop = min(start + self._batch, len(members))
+                    batches.append((sent, members, start))
+                    yield form.requests.copies(sent.columns, start, stop), stop - start
 
+        done: list[int] = []
         for replies in self._pipe.exchange_parts(parts()):
             stored_us = time.time_ns() // 1_000 - 1_000 * work.decision.header["received_ms"]
-            for one, reply in zip(pending.pop(0), replies, strict=True):
-                done += self._take(work, one, reply, stored_us)
+            sent, members, start = batches.pop(0)
+            for k, reply in enumerate(replies, start):
+                place = int(candidates.places[members[k]])
+                if self._take(work, sent, k, place, reply, stored_us):
+                    done.append(place)
             crash.reach("copies.batch")
         work.left = np.setdiff1d(work.left, np.array(done, np.intp))
 
     @staticmethod
-    def _take(work: _Work, one: tuple[int, _Form, Copy], reply: Any, stored_us: int) -> list[int]:
-        """What the server said of a copy; empty if it must be tried again."""
-        place, _, copy = one
+    def _take(work: _Work, sent: _Sent, k: int, place: int, reply: Any, stored_us: int) -> bool:  # noqa: PLR0917
+        """What the server said of a copy; false if it must be tried again."""
         failure = refused(reply)
         if failure is not None:
             if failure.code != KEY_UNUSABLE:
                 raise failure
             work.made["result"][place] = b"account_unreadable"
-            return [place]
-        answer = reply[0]
-        if answer == b"done":
-            work.made[place] = (COPIED, int(copy.new_version), stored_us, work.made["margin_cents"][place])
-            work.sent.append(one)
-        elif answer == b"exists":
+        elif reply[0] == b"done":
+            work.made[place] = (COPIED, sent.columns.new_versions[k], stored_us, sent.columns.margin_cents[k])
+            sent.done.append(k)
+        elif reply[0] == b"exists":
             work.made["result"][place], work.made["stored_us"][place] = COPIED, -1
             work.found.append(place)
         else:
-            return []
-        return [place]
+            return False
+        return True
 
-    def _copies(
-        self, work: _Work, chosen: "_Candidates", forms: Sequence[_Form | None], deadline_ms: int
-    ) -> Iterator[tuple[int, _Form, Copy]]:
-        rows, places = work.decision.rows, chosen.places.tolist()
+    def _columns(
+        self, work: _Work, form: Form, candidates: _Candidates, members: list[int], deadline_ms: int
+    ) -> CopyColumns:
+        decided, accounts = work.decision.rows, self._observer.book.accounts
+        places, rows = candidates.places[members], candidates.rows[members]
+        followers = decided["follower"][places].tolist()
+        order_ids = [work.order_ids[place] for place in places.tolist()]
+        versions = [candidates.versions[i] or "" for i in members]
         steps = [Decimal(words.get("step", "0")) for words in work.decision.header["groups"]]
-        texts: dict[Any, tuple[bytes, bytes, bytes]] = {}
-        accounts, deadline = self._observer.book.accounts, str(deadline_ms).encode()
-        balances, leverages = (accounts[name][chosen.rows].tolist() for name in ("balance", "leverage"))
-        groups, sizes = rows["group"][places].tolist(), rows["sized"]["steps"][places].tolist()
-        margins: dict[float, bytes] = {}
-        for i, place in enumerate(places):
-            form = forms[chosen.origin[i]]
-            assert form is not None
-            key = (id(form), groups[i], sizes[i])
-            said = texts.get(key)
-            if said is None:
-                said = texts[key] = _amounts(form, sizes[i] * steps[groups[i]])
-            margin = margins.get(chosen.margins[i])
-            if margin is None:
-                margin = margins[chosen.margins[i]] = usd_text(margin_usd(float(chosen.margins[i])))
-            follower, order_id, version = (
-                text(rows["follower"][place]),
-                work.order_ids[place],
-                chosen.ledgers.versions[i],
-            )
-            assert version is not None
-            request_id = form.requests.request_id(follower, order_id)
-            new_version = next_version(version, chosen.ledgers.time_ms)
-            yield (
-                place,
-                form,
-                Copy(
-                    follower.encode(),
-                    order_id.encode(),
-                    request_id.encode(),
-                    deadline,
-                    version.encode(),
-                    b"%d" % new_version,
-                    repr(balances[i]).encode(),
-                    repr(leverages[i]).encode(),
-                    b"%d" % chosen.counts[i],
-                    *said,
-                    margin,
-                ),
-            )
+        groups, sizes = decided["group"][places].tolist(), decided["sized"]["steps"][places].tolist()
+        amounts = {
+            pair: form.amounts(pair[1] * steps[pair[0]]) for pair in dict.fromkeys(zip(groups, sizes, strict=True))
+        }
+        said = [amounts[pair] for pair in zip(groups, sizes, strict=True)]
+        alone = candidates.margins[members].tolist()
+        margins = {value: margin_usd(value) for value in dict.fromkeys(alone)}
+        texts = {value: usd_bytes(margin) for value, margin in margins.items()}
+        cents = {value: cents_of(margin) for value, margin in margins.items()}
+        return CopyColumns(
+            followers=followers,
+            order_ids=order_ids,
+            request_ids=form.requests.request_ids(followers, order_ids),
+            deadline=b"%d" % deadline_ms,
+            versions=[version.encode() for version in versions],
+            new_versions=[next_version(version, candidates.time_ms) for version in versions],
+            balances=[repr(value).encode() for value in accounts["balance"][rows].tolist()],
+            leverages=[repr(value).encode() for value in accounts["leverage"][rows].tolist()],
+            counts=[b"%d" % count for count in candidates.counts[members].tolist()],
+            amounts=said,
+            margins=[texts[value] for value in alone],
+            margin_cents=[cents[value] for value in alone],
+        )
 
     # ---- what follows
 
     def _bring_about(self, work: _Work) -> None:
         """Bring about what follows from the copies that were made now."""
-        sent = work.sent
 
         def parts() -> Iterator[tuple[bytes, int]]:
-            for start in range(0, len(sent), _EFFECTS_AT_ONCE):
-                batch = sent[start : start + _EFFECTS_AT_ONCE]
-                count = sum(form.requests.effect_commands for _, form, _ in batch)
-                yield b"".join([form.requests.effects(copy) for _, form, copy in batch]), count
+            for sent in work.sent:
+                for start in range(0, len(sent.done), _EFFECTS_AT_ONCE):
+                    yield sent.form.requests.effects(sent.columns, sent.done[start : start + _EFFECTS_AT_ONCE])
 
         failed = 0
         for replies in self._pipe.exchange_parts(parts()):
@@ -404,51 +335,24 @@ class Fanout:
             log.critical("effects_failed", order=work.event.order_id, count=failed)
 
 
-@dataclass(slots=True)
-class _Candidates:
-    """Followers on their way to a copy; everything is by their order here.
-
-    Attributes
-    ----------
-    origin : list of int
-        Their places among the candidates that the round began with.
-    """
-
-    places: npt.NDArray[np.intp]
-    rows: RowNumbers
-    ledgers: Ledgers
-    margins: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    counts: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    origin: list[int] = field(default_factory=list)
-
-    def taken(self, chosen: npt.NDArray[np.intp]) -> "_Candidates":
-        """Some of them."""
-        ledgers = self.ledgers
-        versions = [ledgers.versions[i] for i in chosen.tolist()]
-        return _Candidates(
-            self.places[chosen],
-            self.rows[chosen],
-            Ledgers(ledgers.time_ms, versions, ledgers.reserved_usd[chosen]),
-            self.margins[chosen] if len(self.margins) else self.margins,
-            self.counts[chosen] if len(self.counts) else self.counts,
-            chosen.tolist(),
-        )
+def need_terms(observer: Observer, rows: RowNumbers, symbol: str) -> None:
+    """Have the next look read the terms of a symbol that nobody has held in these accounts' groups so far."""
+    market = observer.book.market
+    for name in np.unique(observer.book.groups_of(rows)).tolist():
+        market.ensure_instrument(InstrumentKey(market.names.text(name), symbol))
 
 
-def _work(event: MasterEvent, decision: Decision) -> _Work:
+def _work(event: MasterEvent, decision: Decision, forms: Forms) -> _Work:
     rows = decision.rows
     made: Rows = np.zeros(len(rows), MADE)
     made["result"] = rows["reason"]
     left = np.flatnonzero(rows["reason"] == b"")
-    ids = [""] * len(rows)
-    for place in left.tolist():
-        account = Account(AccountType.FOLLOWER, text(rows["follower"][place]))
-        ids[place] = copy_id(event.order_id, account)
-    return _Work(event, decision, made, ids, left)
+    ids = copy_ids(event.order_id, rows["follower"].tolist())
+    return _Work(event, decision, forms, made, ids, left)
 
 
-def _amounts(form: _Form, lots: Decimal) -> tuple[bytes, bytes, bytes]:
-    """Lots, contract value and commission of a copy, as they are written."""
-    with localcontext(EXACT):
-        value, commission = amounts_of(lots, form.price, form.market)
-    return lots_text(lots), lots_text(value), commission_text(commission) if form.is_filled else b""
+def _seen(work: _Work, glance: Glance) -> _Candidates:
+    """What was there of everybody who is left when the decision was made."""
+    places, ledgers = work.left, glance.ledgers
+    versions = [ledgers.versions[place] for place in places.tolist()]
+    return _Candidates(places, glance.rows[places], versions, ledgers.reserved_usd[places], ledgers.time_ms)

@@ -9,6 +9,7 @@ from copyrisk import keys
 from copyrisk.decimals import decimal_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.keys import Account
+from copyrisk.sizing_terms import AboveMax, BelowMin, LeverageCorrection, Rounding, SizingMode
 from copyrisk.terms import AccountType
 
 DONE = "done"
@@ -45,7 +46,7 @@ class FollowRequest:
     investment_usd : str or None
         A plain decimal: what a follower that has no configuration yet starts with.
     settings : mapping of str to str
-        Copy settings of the contract's section 7, but `copy_status`.
+        Copy settings of its configuration, but `copy_status`.
     """
 
     follower: str
@@ -160,7 +161,11 @@ _SETTINGS: Mapping[str, Callable[[str], str | None]] = {
     **dict.fromkeys(("multiplier", "max_lot_size", "max_daily_loss", "sl_amount", "tp_percentage"), _above_zero),
     **dict.fromkeys(("tp_amount", "fixed_lots", "target_leverage", "lift_risk_limit"), _above_zero),
     **dict.fromkeys(("stop_copying_on_drawdown", "sl_percentage", "risk_pct"), _percentage),
-    "below_min": _one_of("skip", "lift"),
+    "sizing_mode": _one_of(*SizingMode),
+    "rounding": _one_of(*Rounding),
+    "below_min": _one_of(*BelowMin),
+    "above_max": _one_of(*AboveMax),
+    "leverage_correction": _one_of(*LeverageCorrection),
     "sides_allowed": _one_of("both", "buy", "sell"),
     **dict.fromkeys(("copy_sl_mode", "copy_tp_mode"), _one_of("none", "percentage", "amount")),
     "reverse": _one_of("0", "1"),

@@ -60,7 +60,8 @@ def add_relationship_commands(commands: "argparse._SubParsersAction[argparse.Arg
     look = commands.add_parser("followers", help="who follows a master; or whether all records of followers agree")
     look.add_argument("master", nargs="?", metavar="MASTER")
     look.add_argument("--json", action="store_true", help="a JSON array instead of a table")
-    look.add_argument("--check", action="store_true", help="hold all records against each other")
+    # `--check` of the program itself is another one.
+    look.add_argument("--check", action="store_true", dest="check_all", help="hold all records against each other")
     look.add_argument("--repair", action="store_true", help="with --check: put right what differs")
 
 
@@ -153,7 +154,8 @@ def _rows(path: Path | None) -> list[dict[str, str]]:
         if len(data) > _FILE_BYTES:
             raise ConfigError(f"{path}: more than {_FILE_BYTES >> 20} MB")
         lines = [
-            [cell.strip() for cell in row] for row in csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True)
+            [cell.strip() for cell in row]
+            for row in csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True, skipinitialspace=True)
         ]
     except (OSError, UnicodeDecodeError, csv.Error) as failure:
         raise ConfigError(f"{path} cannot be read: {printable(str(failure))}") from None
@@ -184,12 +186,12 @@ def _told(outcomes: Sequence[Outcome], done: str) -> int:
 
 
 def _followers(settings: Settings, options: argparse.Namespace) -> int:
-    if options.repair and not options.check:
+    if options.repair and not options.check_all:
         raise ConfigError("--repair goes with --check")
-    if (options.master is None) is not options.check:
+    if (options.master is None) is not options.check_all:
         raise ConfigError("say whose followers: followers MASTER; or followers --check")
     with _opened(settings, "followers") as on:
-        if options.check:
+        if options.check_all:
             return _check(on, is_repair=options.repair, as_json=options.json)
         return _list(on, check_master(options.master), as_json=options.json)
 

@@ -17,7 +17,7 @@ import structlog
 from copyrisk import crash, keys
 from copyrisk.deciding import Decider
 from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, TryLater
-from copyrisk.fanout import Fanout
+from copyrisk.fanout import Fanout, Glance
 from copyrisk.keeping import Keeper
 from copyrisk.observer import Observer
 from copyrisk.replication import MasterEvent, parse_event
@@ -144,25 +144,28 @@ class Replicator:
         if not event.creates:
             self._keeper.follow(event, decision)
             return
+        glance = None
         if decision is None:
-            decision = self._decisions.store(self._decide(event))
+            own, glance = self._decide(event)
+            decision = self._decisions.store(own)
+            glance = glance if decision is own else None
             crash.reach("replicator.decided")
         if decision.results is None:
-            self._make(event, decision)
+            self._make(event, decision, glance)
         if decision.target_version > event.version:  # it went on before its copies were made
             self._keeper.catch_up(decision)
 
-    def _decide(self, event: MasterEvent) -> Decision:
+    def _decide(self, event: MasterEvent) -> tuple[Decision, Glance | None]:
         target, version = self._decisions.target_of(event.order_id)
-        decision = self._decider.decide(event)
+        decision, glance = self._decider.decide(event)
         decision.target, decision.target_version = target, version
         if target is not None and target.share == 0:
             unopened = decision.rows["reason"] == b""
             decision.rows["reason"][unopened] = b"order_ended"
-        return decision
+        return decision, glance
 
-    def _make(self, event: MasterEvent, decision: Decision) -> None:
-        found = self._fanout.make(event, decision, until_ms=self._lease.ends_ms)
+    def _make(self, event: MasterEvent, decision: Decision, glance: Glance | None) -> None:
+        found = self._fanout.make(event, decision, glance, until_ms=self._lease.ends_ms)
         self._keeper.redeliver(event, decision, found)
         decision.results = {"order_id": event.order_id, "found": len(found)}
         self._decisions.finish(decision)

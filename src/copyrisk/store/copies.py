@@ -5,11 +5,12 @@ that differ. The order of the class is made by the very code that makes every ot
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
+from copyrisk._templates import Template
 from copyrisk.commands import derived_id
 from copyrisk.decimals import charge_text, decimal_text, money_text
 from copyrisk.keys import Account
@@ -18,11 +19,10 @@ from copyrisk.records import order_fields, record_text, result_fields
 from copyrisk.situation import Outcome
 from copyrisk.store.changes import Cause, change_of
 from copyrisk.store.effects import Effects, Waiting
-from copyrisk.store.functions import AccountRead, Standing, copy_request
-from copyrisk.store.templates import Template
+from copyrisk.store.functions import AccountRead, Standing, copy_request, hold_request
 from copyrisk.terms import AccountType
 
-#: What is filled in, in the order of `Copy`.
+#: What is filled in, in the order of `CopyColumns.texts`.
 _FOLLOWER, _ORDER, _REQUEST = "@follower@", "@order@", "@request@"
 _DEADLINE, _VERSION, _NEW_VERSION = "@deadline@", "@version@", "@new_version@"
 _BALANCE, _LEVERAGE, _COUNT = "@balance@", "@leverage@", "@count@"
@@ -35,22 +35,32 @@ _PLACES = {blank: place for place, blank in enumerate(_BLANKS)}
 _ACCOUNT = Account(AccountType.FOLLOWER, _FOLLOWER)
 
 
-class Copy(NamedTuple):
-    """What is different in each copy of a class, as it is written."""
+@dataclass(frozen=True, slots=True)
+class CopyColumns:
+    """What differs between copies of a class, a text for each of them."""
 
-    follower: bytes
-    order_id: bytes
-    request_id: bytes
-    deadline_ms: bytes
-    version: bytes
-    new_version: bytes
-    balance: bytes
-    leverage: bytes
-    order_count: bytes
-    lots: bytes
-    contract_value: bytes
-    commission: bytes
-    margin: bytes
+    followers: list[bytes]
+    order_ids: list[bytes]
+    request_ids: list[bytes] | bytes
+    deadline: bytes
+    versions: list[bytes]
+    new_versions: list[int]
+    balances: list[bytes]
+    leverages: list[bytes]
+    counts: list[bytes]
+    amounts: list[tuple[bytes, bytes, bytes]]
+    margins: list[bytes]
+    margin_cents: list[int]
+    _texts: list[list[bytes] | bytes] = field(default_factory=list)
+
+    def texts(self) -> list[list[bytes] | bytes]:
+        """As they are filled in, in the order of the blanks."""
+        if not self._texts:
+            lots, values, commissions = (list(column) for column in zip(*self.amounts, strict=True))
+            versions = [b"%d" % version for version in self.new_versions]
+            self._texts.extend([self.followers, self.order_ids, self.request_ids, self.deadline, self.versions, versions])
+            self._texts.extend([self.balances, self.leverages, self.counts, lots, values, commissions, self.margins])
+        return self._texts
 
 
 class CopyForm:
@@ -65,11 +75,6 @@ class CopyForm:
         Group and `copy_status` of the accounts of this class.
     now_ms : int
     effects : Effects
-
-    Attributes
-    ----------
-    effect_commands : int
-        How many there are for each copy.
     """
 
     def __init__(
@@ -87,21 +92,30 @@ class CopyForm:
         self._copy = Template(copy, _PLACES)
         follows = _follows(change.follows, said | _blanked(result_fields(order), is_filled=is_filled))
         self._effects = Template(b"".join(effects.requests(Waiting(_ACCOUNT, b"", follows))), _PLACES)
-        self.effect_commands = self._effects.commands
+        self._symbol = order.symbol
 
-    def request_id(self, follower: str, order_id: str) -> str:
-        """Of what the provider is asked for a copy; empty if it is not asked."""
+    def request_ids(self, followers: Sequence[bytes], order_ids: Sequence[bytes]) -> list[bytes] | bytes:
+        """Of what the provider is asked for copies; empty if it is not asked."""
         if not self._request_prefix:
-            return ""
-        return derived_id(self._request_prefix, str(Account(AccountType.FOLLOWER, follower)), order_id, "1")
+            return b""
+        accounts = [str(Account(AccountType.FOLLOWER, follower.decode())) for follower in followers]
+        return [
+            derived_id(self._request_prefix, account, order_id.decode(), "1").encode()
+            for account, order_id in zip(accounts, order_ids, strict=True)
+        ]
 
-    def copy(self, copy: Copy) -> bytes:
-        """The call that makes the copy."""
-        return self._copy.fill(copy)
+    def copies(self, columns: CopyColumns, start: int, stop: int) -> bytes:
+        """The calls that make copies."""
+        return self._copy.fill(columns.texts(), start, stop)
 
-    def effects(self, copy: Copy) -> bytes:
-        """What follows once it is made; harmless if it was done before."""
-        return self._effects.fill(copy)
+    def effects(self, columns: CopyColumns, made: Sequence[int]) -> tuple[bytes, int]:
+        """What follows once some of them are made, and how many commands that is; harmless if it was done before."""
+        texts = [text if isinstance(text, bytes) else [text[i] for i in made] for text in columns.texts()]
+        held: dict[Account, int | str] = {
+            Account(AccountType.FOLLOWER, columns.followers[i].decode()): columns.new_versions[i] for i in made
+        }
+        holding = hold_request(self._symbol, held, holds=True)
+        return self._effects.fill(texts, 0, len(made)) + holding, self._effects.commands * len(made) + 1
 
 
 def _read(now_ms: int) -> AccountRead:
@@ -130,6 +144,7 @@ def _record(text: str) -> str:
 def _follows(follows: Mapping[str, Any], order: Mapping[str, str]) -> dict[str, Any]:
     event = follows["event"] | {"event_id": f"{_ACCOUNT}:{_NEW_VERSION}", "version": _NEW_VERSION}
     found = {**follows, "version": _NEW_VERSION, "order": order, "event": event}
+    del found["holds"]  # the holders of a symbol are one key: they are told of many followers at once
     if "triggers" in follows:
         margin = {"margin": _MARGIN} if "margin" in follows["triggers"] else {}
         found["triggers"] = follows["triggers"] | margin
@@ -138,16 +153,16 @@ def _follows(follows: Mapping[str, Any], order: Mapping[str, str]) -> dict[str, 
     return found
 
 
-def lots_text(lots: Decimal) -> bytes:
+def lots_bytes(lots: Decimal) -> bytes:
     """Lots as they are written in a copy."""
     return decimal_text(lots).encode()
 
 
-def usd_text(amount: Decimal) -> bytes:
+def usd_bytes(amount: Decimal) -> bytes:
     """Margin as it is written in a copy."""
     return money_text(amount).encode()
 
 
-def commission_text(amount: Decimal) -> bytes:
+def charge_bytes(amount: Decimal) -> bytes:
     """Commission as it is written in a copy."""
     return charge_text(amount).encode()

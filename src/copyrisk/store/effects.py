@@ -104,7 +104,7 @@ class Effects:
         if "triggers" in follows:
             found.append(_put_triggers(order_id, version, follows["triggers"]))
         if "holds" in follows:
-            found.append(hold_request(order["symbol"], one.account, version, holds=follows["holds"]))
+            found.append(hold_request(order["symbol"], {one.account: version}, holds=follows["holds"]))
         if "request" in follows:
             found.append(add_request(keys.REQUESTS, follows["request"]))
         order_json = json.dumps(order, separators=(",", ":"))

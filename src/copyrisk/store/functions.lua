@@ -23,7 +23,7 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
      KEYS  order_data:O
   copyrisk_put       a hash as of a version, unless a later version is there
      KEYS  order_data:O  or  order_triggers:O
-  copyrisk_hold      an account in or out of a symbol's holders, as of a version
+  copyrisk_hold      accounts in or out of a symbol's holders, each as of a version
      KEYS  symbol_holders:S:T, copyrisk:{symbol_holders:S:T}
   copyrisk_lease     the right of one process to act, for a while
      KEYS  copyrisk:lease:ROLE
@@ -127,9 +127,8 @@ end
 -- 8 number of orders, all as they were read (balance and leverage as numbers), 9 new version, 10 record, then the words
 -- of the order's hash
 local function copy(keys, args)
-  local record = redis.call('GET', keys[5])
-  if record or redis.call('EXISTS', keys[4]) == 1 then
-    return { 'exists', record or '' }
+  if redis.call('EXISTS', keys[4], keys[5]) > 0 then
+    return { 'exists' }
   end
   local config = redis.call('HMGET', keys[1], 'wallet_balance', 'leverage', 'group', 'copy_status')
   if stands(keys[3], 'version') ~= args[3]
@@ -183,36 +182,46 @@ end
 
 -- args: 1 version, 2 ms to keep it ('': for good), 3 how many words to set, those words, then fields to delete
 local function put(keys, args)
-  local stored = redis.call('HGET', keys[1], 'copyrisk_version')
-  if stored and tonumber(stored) >= tonumber(args[1]) then
-    return 0
-  end
-  redis.call('HSET', keys[1], 'copyrisk_version', args[1])
   local first_deleted = 4 + tonumber(args[3])
-  if first_deleted > 4 then
-    redis.call('HSET', keys[1], unpack(args, 4, first_deleted - 1))
-  end
-  if args[first_deleted] then
-    redis.call('HDEL', keys[1], unpack(args, first_deleted))
-  end
-  if args[2] == '' then
-    redis.call('PERSIST', keys[1])
+  if redis.call('HLEN', keys[1]) == 0 then
+    redis.call('HSET', keys[1], 'copyrisk_version', args[1], unpack(args, 4, first_deleted - 1))
   else
+    local stored = redis.call('HGET', keys[1], 'copyrisk_version')
+    if stored and tonumber(stored) >= tonumber(args[1]) then
+      return 0
+    end
+    redis.call('HSET', keys[1], 'copyrisk_version', args[1], unpack(args, 4, first_deleted - 1))
+    if args[first_deleted] then
+      redis.call('HDEL', keys[1], unpack(args, first_deleted))
+    end
+    redis.call('PERSIST', keys[1])
+  end
+  if args[2] ~= '' then
     redis.call('PEXPIRE', keys[1], args[2])
   end
   return 1
 end
 
--- args: 1 account, 2 version, 3 '1' if it holds the symbol
+-- args: 1 '1' if they hold the symbol, then accounts (at most 1000), each with its version
 local function hold(keys, args)
-  local stored = redis.call('HGET', keys[2], args[1])
-  if stored and tonumber(stored) >= tonumber(args[2]) then
-    return 0
+  local members, versions = {}, {}
+  for i = 2, #args, 2 do
+    members[#members + 1], versions[#versions + 1] = args[i], args[i + 1]
   end
+  local stored = redis.call('HMGET', keys[2], unpack(members))
   redis.call('SCARD', keys[1]) -- a key of a wrong type fails here, before anything is written
-  redis.call('HSET', keys[2], args[1], args[2])
-  redis.call(args[3] == '1' and 'SADD' or 'SREM', keys[1], args[1])
-  return 1
+  local newer, held = {}, {}
+  for i, member in ipairs(members) do
+    if not stored[i] or tonumber(stored[i]) < tonumber(versions[i]) then
+      newer[#newer + 1], newer[#newer + 2] = member, versions[i]
+      held[#held + 1] = member
+    end
+  end
+  if #held > 0 then
+    redis.call('HSET', keys[2], unpack(newer))
+    redis.call(args[1] == '1' and 'SADD' or 'SREM', keys[1], unpack(held))
+  end
+  return #held
 end
 
 -- args: 1 owner, 2 ms that the lease holds; answered with when it ends by this server's clock, or that another has it

@@ -277,10 +277,12 @@ def put_request(
     return pack("FCALL", "copyrisk_put_v1", 1, key, version, keep, len(words), *words, *absent)
 
 
-def hold_request(symbol: str, account: Account, version: int | str, *, holds: bool) -> bytes:
-    """Put an account in or out of a symbol's holders."""
-    named = (keys.symbol_holders(symbol, account.type), keys.holder_versions(symbol, account.type))
-    return pack("FCALL", "copyrisk_hold_v1", 2, *named, str(account), version, "1" if holds else "0")
+def hold_request(symbol: str, held: Mapping[Account, int | str], *, holds: bool) -> bytes:
+    """Put accounts of one type, each as of its version, in or out of a symbol's holders."""
+    kind = next(iter(held)).type
+    named = (keys.symbol_holders(symbol, kind), keys.holder_versions(symbol, kind))
+    words = [word for account, version in held.items() for word in (str(account), version)]
+    return pack("FCALL", "copyrisk_hold_v1", 2, *named, "1" if holds else "0", *words)
 
 
 def fill_request(key: str, said: Mapping[str, str]) -> bytes:

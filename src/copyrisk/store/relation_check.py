@@ -10,12 +10,11 @@ from typing import Any
 
 from copyrisk import keys
 from copyrisk.agreement import FollowerTable, Seen, Verdict, judge
-from copyrisk.errors import InvalidId
 from copyrisk.following import COPY_STATUS, account_of, status_word
 from copyrisk.keys import Account
-from copyrisk.store.functions import KEY_UNUSABLE, refused, text
+from copyrisk.store.functions import refused, text
 from copyrisk.store.pipe import Pipe, pack
-from copyrisk.store.relation_steps import AT_ONCE, Backing, portions, scan
+from copyrisk.store.relation_steps import AT_ONCE, Backing, is_account_id, portions, scan
 from copyrisk.terms import AccountType
 
 
@@ -75,7 +74,7 @@ def check_relations(pipe: Pipe, database: Backing | None = None) -> list[Differe
     table = None if database is None else database.followers()
     named = {*reading.claims, *reading.sets, *_configured(pipe)}
     if table is not None:
-        named |= {name for name, row in table.rows.items() if row.master is not None and _is_id(name)}
+        named |= {name for name, row in table.rows.items() if row.master is not None and is_account_id(name)}
     found: list[Difference] = []
     known: dict[str, bool] = {}
     for some in portions(sorted(named)):
@@ -83,13 +82,6 @@ def check_relations(pipe: Pipe, database: Backing | None = None) -> list[Differe
         _look_up_masters(pipe, database, records, known)
         found += [one for one in (_difference(seen, known, table) for seen in records) if one is not None]
     return reading.strays + found
-
-
-def _is_id(name: str) -> bool:
-    try:
-        return bool(keys.check_account_id(name))
-    except InvalidId:
-        return False
 
 
 def _asked(pipe: Pipe, keys_asked: Sequence[bytes], *command: str) -> list[tuple[bytes, Any]]:
@@ -105,7 +97,7 @@ def _is_unusable(reading: _Reading, key: bytes, answer: Any) -> bool:
     fault = refused(answer)
     if fault is None:
         return False
-    if fault.code != KEY_UNUSABLE or str(answer).startswith("NOPERM"):
+    if not _is_wrong_type(answer):  # nothing follows from what we may not read
         raise fault
     reading.stray("wrong_type", key)
     return True
@@ -116,7 +108,7 @@ def _named_by(reading: _Reading, shape: keys.Shape, found: Iterable[bytes]) -> d
     named: dict[bytes, str] = {}
     for key in sorted(found):
         name = text(shape.inside(key))
-        if _is_id(name):
+        if is_account_id(name):
             named[key] = name
         else:
             reading.stray("invalid_key", key)
@@ -128,7 +120,7 @@ def _read_claims(pipe: Pipe, reading: _Reading) -> None:
     for key, claim in _asked(pipe, list(named), "GET"):
         if _is_unusable(reading, key, claim) or claim is None:
             continue
-        if _is_id(text(claim)):
+        if is_account_id(text(claim)):
             reading.claims[named[key]] = text(claim)
         else:
             reading.stray("master_invalid", key)
@@ -140,7 +132,7 @@ def _read_sets(pipe: Pipe, reading: _Reading) -> None:
         if _is_unusable(reading, key, members):
             continue
         for member in sorted(members):
-            if _is_id(text(member)):
+            if is_account_id(text(member)):
                 reading.sets.setdefault(text(member), set()).add(named[key])
             else:
                 reading.stray("member_invalid", key, member)
@@ -150,7 +142,7 @@ def _configured(pipe: Pipe) -> set[str]:
     """Followers that have a configuration."""
     start = f"{AccountType.FOLLOWER.value}:"
     tags = (text(keys.CONFIG.inside(key)) for key in scan(pipe, keys.CONFIG.of(f"{start}*")))
-    return {name for name in (tag.removeprefix(start) for tag in tags) if _is_id(name)}
+    return {name for name in (tag.removeprefix(start) for tag in tags) if is_account_id(name)}
 
 
 def _records(pipe: Pipe, some: Sequence[str], reading: _Reading, table: FollowerTable | None) -> list[Seen]:
@@ -171,7 +163,7 @@ def configurations(pipe: Pipe, followers: Sequence[str]) -> dict[str, tuple[bool
     for place, name in enumerate(followers):
         kind, status = answers[2 * place], answers[2 * place + 1]
         fault = refused(kind) or refused(status)
-        if fault is not None and fault.code != KEY_UNUSABLE:
+        if fault is not None and not _is_wrong_type(status):
             raise fault
         is_hash = fault is None and _is_hash(kind)
         found[name] = (is_hash, status_word(text(status)) if is_hash else "")
@@ -182,6 +174,10 @@ def _status_of(key: str) -> bytes:
     return pack("HGET", key, COPY_STATUS)
 
 
+def _is_wrong_type(answer: object) -> bool:
+    return isinstance(answer, Exception) and str(answer).startswith("WRONGTYPE")
+
+
 def _is_hash(kind: bytes | str) -> bool:
     return kind in (b"hash", "hash")
 
@@ -189,7 +185,7 @@ def _is_hash(kind: bytes | str) -> bool:
 def _look_up_masters(pipe: Pipe, database: Backing | None, records: Iterable[Seen], known: dict[str, bool]) -> None:
     """Whether the masters that are named there exist."""
     named = {master for seen in records for master in _masters(seen)} - known.keys()
-    accounts = [Account(AccountType.MASTER, master) for master in sorted(named) if _is_id(master)]
+    accounts = [Account(AccountType.MASTER, master) for master in sorted(named) if is_account_id(master)]
     for account, (_, exists) in zip(
         accounts, _asked(pipe, [keys.config(one).encode() for one in accounts], "EXISTS"), strict=True
     ):

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from copyrisk import keys
 from copyrisk.agreement import FollowerRow, FollowerTable
-from copyrisk.errors import CopyriskError, StoreError
+from copyrisk.errors import CopyriskError, InvalidId, StoreError
 from copyrisk.following import COPY_STATUS, CopyStatus, Outcome, account_of
 from copyrisk.store.filler import Source
 from copyrisk.store.functions import KEY_UNUSABLE, refused
@@ -56,6 +56,15 @@ class Batch:
     def refuse(self, follower: str, fault: CopyriskError) -> None:
         """No further step for this one."""
         self.outcomes[follower] = Outcome(follower, fault.code, str(fault))
+
+
+def is_account_id(name: str) -> bool:
+    """Whether what stands in a key or value is an account's id."""
+    try:
+        keys.check_account_id(name)
+    except InvalidId:
+        return False
+    return True
 
 
 def give_up_request(follower: str, master: str) -> bytes:

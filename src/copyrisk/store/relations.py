@@ -41,6 +41,7 @@ from copyrisk.store.relation_steps import (
     Backing,
     Batch,
     give_up_request,
+    is_account_id,
     join_request,
     leave_request,
     portions,
@@ -86,18 +87,9 @@ def master_of(pipe: Pipe, follower: str) -> str | None:
 def related_to(pipe: Pipe, master: str) -> list[str]:
     """All followers of a master, paused ones too, sorted; goes through the whole database. Raises as `followers_of`."""
     wanted = check_master(master)
-    names = [text(keys.PROVIDER_OF.inside(key)) for key in scan(pipe, keys.PROVIDER_OF.pattern)]
-    return sorted(follower for follower, found in masters_of(pipe, _valid(names)).items() if found == wanted)
-
-
-def _valid(names: Iterable[str]) -> list[str]:
-    valid = []
-    for name in names:
-        try:
-            valid.append(check_follower(name) if ":" not in name else "")
-        except InvalidId:
-            continue
-    return [name for name in valid if name]
+    names = (text(keys.PROVIDER_OF.inside(key)) for key in scan(pipe, keys.PROVIDER_OF.pattern))
+    found = masters_of(pipe, [name for name in names if is_account_id(name)])
+    return sorted(follower for follower, master_id in found.items() if master_id == wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,18 +234,15 @@ def _related(batch: Batch, some: Sequence[str], *, is_ending: bool = False) -> d
                 batch.outcomes[follower] = Outcome(follower)
             else:
                 found[follower] = standing
-        except (Refused, InvalidId) as refusal:
+        except Refused as refusal:
             batch.refuse(follower, refusal)
     return found
 
 
 def _has_ended(standing: _Standing, *, is_ending: bool) -> bool:
     """Whether it has been ended before; raises `Refused` if nothing can be done with it."""
-    if standing.master:
-        try:
-            check_master(standing.master if ":" not in standing.master else "")
-        except InvalidId:
-            raise Refused("what stands for its master is no id; check and repair", code="master_invalid") from None
+    if standing.master and not is_account_id(standing.master):
+        raise Refused("what stands for its master is no id; check and repair", code="master_invalid")
     if is_ending and (standing.master or standing.status):
         return not standing.master and standing.status == _STOPPED
     if not standing.has_config:
