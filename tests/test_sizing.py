@@ -65,7 +65,7 @@ def raw_steps(row: Any) -> Fraction:
     if mode == SizingRule.BY_VALUE:
         ratio *= Fraction(int(row["follower_cents"]) * 10**7, int(row["lot_usd_nano"]))
     if row["rounding"] == RoundingRule.ROUND_LADDER:
-        ratio = Fraction(ladder(100 * ratio), 100)
+        ratio = Fraction(ladder(100 * ratio), 100) if 100 * ratio < 10**12 + 1 else Fraction(0)
     steps = 1 if mode == SizingRule.BY_VALUE else int(row["master_steps"])
     return ratio * steps * Fraction(int(row["lots_num"]), int(row["lots_den"]))
 
@@ -73,6 +73,8 @@ def raw_steps(row: Any) -> Fraction:
 def expected(row: Any) -> tuple[int, int]:
     """Steps and code of a SIZING_IN row that can be sized and carries nothing."""
     raw = raw_steps(row)
+    if raw == 0:  # more than 1e12 percent
+        return 0, SizeCode.OUT_OF_RANGE
     rounded = math.floor(raw + HALF) if row["rounding"] == RoundingRule.ROUND_NEAREST else math.floor(raw)
     if rounded > row["max_steps"]:
         is_clipped = row["above_max"] == LimitRule.LIMIT_ADJUST

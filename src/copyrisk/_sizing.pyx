@@ -268,6 +268,8 @@ cdef inline bint raw_of_quotient(const SizingIn* r, Raw* raw) noexcept nogil:
         if not under < MAX_DENOMINATOR:
             return False
         divide(100 * top, bottom, 100.0 * over / under, &pct, &rest)
+        if pct > MAX_STEPS:
+            return False
         top, bottom = <u128>ladder(pct), 100
         over, under = <double>ladder(pct), 100.0
     if r.mode != BY_VALUE:

@@ -6,30 +6,25 @@ all of it, so that it can be worked out again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from decimal import localcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from copyrisk._core import RowCode
 from copyrisk._sizing import SizeCode
+from copyrisk.candidates import Glance, need_terms
+from copyrisk.cohort import Cohort, GroupMarket
 from copyrisk.copying import CopySettings
 from copyrisk.decimals import EXACT, decimal_text
-from copyrisk.errors import CopyriskError, Refused
-from copyrisk.keys import Account
-from copyrisk.fanout import Glance, need_terms
 from copyrisk.layout import Rows
 from copyrisk.limits import Limits
 from copyrisk.market import InstrumentKey
 from copyrisk.observer import Observer
-from copyrisk.replication import DECIDED, MasterEvent, reversed_type
-from copyrisk.risk import are_known
-from copyrisk.situation import SymbolMarket
+from copyrisk.replication import MasterEvent, reversed_type
 from copyrisk.sizing import size_reason, size_rows, sizing_rows
 from copyrisk.sizing_terms import POLICY_IN, SizingMode
 from copyrisk.store.decisions import Decision
-from copyrisk.store.followers import follower_of
 from copyrisk.store.markets import Markets
 
 if TYPE_CHECKING:
@@ -90,7 +85,7 @@ class Decider:
         need_terms(observer, before[before >= 0], event.symbol)
         ledgers = observer.followers.ledgers(before) if (before >= 0).all() else None
         observer.look()
-        table = _Followers(event, observer, members)
+        table = Cohort(event, observer, members)
         glance = Glance(before, ledgers) if ledgers is not None and (table.rows == before).all() else None
         table.refuse_all(self._refusal_of_all(event, server_ms))
         table.refuse_by_settings()
@@ -106,15 +101,15 @@ class Decider:
         limit_ms = self._options.signal_max_age_ms
         return "signal_too_old" if limit_ms and server_ms - event.ts_ms > limit_ms else ""
 
-    def _groups(self, event: MasterEvent, table: "_Followers") -> list["_Group"]:
+    def _groups(self, event: MasterEvent, table: "Cohort") -> list["GroupMarket"]:
         """The market of each group that somebody is in, the master's first."""
         market = self._markets.market
         names = [table.master_group, *table.groups]
         rows = [market.ensure_instrument(InstrumentKey(name, event.symbol)) for name in names]
         self._markets.read(sorted(set(rows)))
-        return [_Group(name, self._markets.of(row)) for name, row in zip(names, rows, strict=True)]
+        return [GroupMarket(name, self._markets.of(row)) for name, row in zip(names, rows, strict=True)]
 
-    def _size(self, event: MasterEvent, table: "_Followers", groups: list["_Group"]) -> None:
+    def _size(self, event: MasterEvent, table: "Cohort", groups: list["GroupMarket"]) -> None:
         """Size everybody against whom nothing stands."""
         decided, chosen = table.decided, np.flatnonzero(table.decided["reason"] == b"")
         if not len(chosen):
@@ -133,151 +128,10 @@ class Decider:
             decided["reason"][chosen[codes == code]] = size_reason(code).encode()
 
 
-class _Group:
-    """A group's market in the symbol of an order, and why nothing can be opened in it."""
-
-    def __init__(self, name: str, market: SymbolMarket | None) -> None:
-        assert market is not None, "it has been asked for"
-        self.name, self.market = name, market
-        self.refusal = ""
-        try:
-            self.conditions = market.agreed()
-            market.tradable()
-        except Refused as refusal:
-            self.refusal = refusal.code
-
-    def deviates(self, price: Decimal, *, is_buy: bool, limit_pct: float) -> bool:
-        """Whether an order would open now further from a price than that."""
-        now = self.market.opening_price(is_buy=is_buy)
-        return abs(now - price) * 100 > price * Decimal(repr(limit_pct))
-
-    def usd(self, amount: Decimal) -> float:
-        """An amount of the profit currency, NaN without a rate."""
-        try:
-            return float(self.market.to_usd(amount))
-        except CopyriskError:
-            return float("nan")
-
-
-class _Followers:
-    """The followers of one event, in the order of their ids, and what is decided about each.
-
-    Attributes
-    ----------
-    rows : (n,) int32
-        Of the book, -1 for who is not in it.
-    present : (k,) intp
-        Places of those who are.
-    """
-
-    def __init__(self, event: MasterEvent, observer: Observer, members: Sequence[bytes]) -> None:
-        self._event, self._observer = event, observer
-        book = observer.book
-        self.decided: Rows = np.zeros(len(members), DECIDED)
-        self.decided["group"], self.decided["equity_age_ms"] = -1, _NO_AGE
-        self.decided["follower"] = members
-        self.rows = observer.followers.rows_of(members)
-        self.refuse(np.flatnonzero(self.rows < 0), b"account_missing")
-        bad = [i for i in np.flatnonzero(self.rows < 0).tolist() if follower_of(members[i]) is None]
-        self.decided["reason"][bad] = b"invalid_account_id"
-        self.present = np.flatnonzero(self.rows >= 0)
-        self.master_row = book.row_of(event.master)
-        rows = self.rows_present()
-        numbers, self.numbers = np.unique(observer.followers.numbers_of(rows), return_inverse=True)
-        self.settings: list[CopySettings] = [observer.followers.settings[number] for number in numbers.tolist()]
-        self.decided["settings"][self.present] = self.numbers
-        names, places = np.unique(book.groups_of(rows), return_inverse=True)
-        self.groups = [book.market.names.text(name) for name in names.tolist()][:_GROUPS_LIMIT]
-        self.decided["group"][self.present] = places + 1  # the master's group is the first
-        self.decided["equity_age_ms"][self.present] = self._ages(rows)
-        group = book.groups_of(np.array([self.master_row], np.int32))[0] if self.master_row >= 0 else -1
-        self.master_group = book.market.names.text(int(group)) if group >= 0 else book.market.names.text(0)
-
-    def rows_present(self) -> npt.NDArray[np.int32]:
-        """(k,) rows of the book."""
-        found: npt.NDArray[np.int32] = self.rows[self.present]
-        return found
-
-    def _ages(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Ages of the oldest quotes that equities rest on, 0 for those that rest on none; of open markets only."""
-        book, market = self._observer.book, self._observer.book.market
-        quotes = market.quotes[market.instruments["quote"]]
-        ages = np.where(quotes["code"] == RowCode.OK, self._observer.now_ms - quotes["ts_ms"], 0)
-        accounts = book.accounts[rows]
-        oldest = np.zeros(len(rows), np.int64)
-        for i in range(int(accounts["n_executed"].max(initial=0))):
-            has = np.flatnonzero(accounts["n_executed"] > i)
-            legs = book.legs[accounts["first"][has] + i]
-            oldest[has] = np.maximum(oldest[has], ages[legs["rate"] // 2])
-        return oldest
-
-    # ---- refusals: the first one holds
-
-    def refuse(self, places: npt.NDArray[np.intp], reasons: Any) -> None:
-        """Refuse some, each for its reason; an empty one refuses nobody."""
-        before = self.decided["reason"][places]
-        self.decided["reason"][places] = np.where(before == b"", reasons, before)
-
-    def refuse_all(self, reason: str) -> None:
-        """Refuse everybody."""
-        self.refuse(np.arange(len(self.decided)), reason.encode())
-
-    def refuse_by_settings(self) -> None:
-        """Refuse those whose settings do."""
-        event = self._event
-        reasons = [settings.refuses(event.symbol, event.order_type).encode() for settings in self.settings]
-        if reasons:
-            self.refuse(self.present, np.array(reasons, "S40")[self.numbers])
-
-    def refuse_by_group(self, groups: Sequence[_Group], deviation_pct: float) -> None:
-        """Refuse those for whom the symbol cannot be traded, or only far from the master's price."""
-        event, is_market = self._event, self._event.order_type == self._event.order_type.side
-        for place, group in enumerate(groups):
-            if place == 0:
-                continue
-            members = np.flatnonzero(self.decided["group"] == place)
-            reason = group.refusal
-            if not reason and is_market and deviation_pct:
-                try:
-                    is_far = group.deviates(event.price, is_buy=event.order_type.is_buy, limit_pct=deviation_pct)
-                    reason = "price_deviation" if is_far else ""
-                except Refused as refusal:
-                    reason = refusal.code
-            self.refuse(members, reason.encode())
-
-    def refuse_old_equity(self, limit_ms: int) -> None:
-        """Refuse those whose equity rests on a quote that is too old."""
-        if limit_ms:
-            self.refuse(np.flatnonzero(self.decided["equity_age_ms"] > limit_ms), b"equity_too_old")
-
-    # ---- figures
-
-    def figures_of_modes(self, chosen: npt.NDArray[np.intp], modes: npt.NDArray[np.str_]) -> tuple[Any, Any]:
-        """The master's and the followers' figures that their modes take; NaN for what is not known."""
-        rows = self.rows[chosen]
-        conditions = [modes == SizingMode.BALANCE.value, modes == SizingMode.FREE_MARGIN.value]
-        found = []
-        for of in (np.full(len(rows), self.master_row), rows):
-            figures = [self.figure(name, of) for name in ("balance", "free_margin", "equity")]
-            found.append(np.select(conditions, figures[:2], figures[2]))
-        return found[0], found[1]
-
-    def figure(self, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """A figure of accounts in USD, NaN where it is not known."""
-        figures, book = self._observer.figures, self._observer.book
-        is_here = (rows >= 0) & (rows < len(figures))
-        place = np.where(is_here, rows, 0)
-        known = is_here & are_known(figures["code"][place]) if len(figures) else is_here
-        if not len(figures):
-            return np.full(len(rows), np.nan)
-        source = book.accounts if name in ("balance", "leverage") else figures
-        return np.where(known, source[name][place], np.nan)
-
-
 def _terms(
     event: MasterEvent,
-    table: _Followers,
-    groups: Sequence[_Group],
+    table: Cohort,
+    groups: Sequence[GroupMarket],
     chosen: npt.NDArray[np.intp],
     *,
     corrects_size: bool,
@@ -307,7 +161,7 @@ def _terms(
 
 
 def _columns_of(
-    event: MasterEvent, groups: Sequence[_Group], *, corrects_size: bool
+    event: MasterEvent, groups: Sequence[GroupMarket], *, corrects_size: bool
 ) -> dict[str, npt.NDArray[np.float64]]:
     """What sizes take of each group; NaN, which sizes nothing, where it refuses."""
     names = ("lot_step", "min_lot", "max_lot", "contract_size", "lot_value_usd", "loss_per_lot_usd")
@@ -320,9 +174,9 @@ def _columns_of(
         with localcontext(EXACT):
             value = group.usd(size * event.price)
             loss = -group.usd(-size * abs(event.price - event.stop_loss)) if event.stop_loss else float("nan")
-        numbers = (lots.step, lots.smallest, lots.largest, size, value, loss)
-        for name, number in zip(names, numbers, strict=True):
-            found[name][i] = float(number)
+        limits = (float(number) for number in (lots.step, lots.smallest, lots.largest, size))
+        for name, number in zip(names, (*limits, value, loss), strict=True):
+            found[name][i] = number
     found["master_lot_step"] = np.full(len(groups), found["lot_step"][0])
     if corrects_size:
         found["master_contract_size"] = np.full(len(groups), found["contract_size"][0])
@@ -331,7 +185,7 @@ def _columns_of(
     return found
 
 
-def _policy_rows(event: MasterEvent, table: _Followers, chosen: npt.NDArray[np.intp], terms: Mapping[str, Any]) -> Rows:
+def _policy_rows(event: MasterEvent, table: Cohort, chosen: npt.NDArray[np.intp], terms: Mapping[str, Any]) -> Rows:
     rows: Rows = np.zeros(len(chosen), POLICY_IN)
     master, follower = np.full(len(chosen), table.master_row), table.rows[chosen]
     rows["master_lots"], rows["price"] = float(event.asked), float(event.price)
@@ -343,7 +197,7 @@ def _policy_rows(event: MasterEvent, table: _Followers, chosen: npt.NDArray[np.i
 
 
 def _header(
-    event: MasterEvent, table: _Followers, groups: Sequence[_Group], markets: Markets, server_ms: int
+    event: MasterEvent, table: Cohort, groups: Sequence[GroupMarket], markets: Markets, server_ms: int
 ) -> dict[str, Any]:
     """All that was the same for every follower, as JSON holds it."""
     quote = groups[0].market.quote
@@ -367,12 +221,12 @@ def _header(
         "decided_ms": server_ms,
         "master_figures": figures,
         "quote": {"bid": decimal_text(quote.bid), "ask": decimal_text(quote.ask), "judged_ms": markets.now_ms},
-        "groups": [_group_words(group) for group in groups],
+        "groups": [group_words(group) for group in groups],
         "settings": [_settings_words(settings, event) for settings in table.settings],
     }
 
 
-def _group_words(group: _Group) -> dict[str, Any]:
+def group_words(group: GroupMarket) -> dict[str, Any]:
     if group.refusal:
         return {"group": group.name, "refusal": group.refusal}
     lots = group.conditions.lots
@@ -396,10 +250,3 @@ def _settings_words(settings: CopySettings, event: MasterEvent) -> dict[str, Any
 
 def _rounded(value: float) -> str | None:
     return None if np.isnan(value) else f"{value:.2f}"
-
-
-def follower_account(decided: Any) -> Account:
-    """Of a decided row, whose id has been checked."""
-    account = follower_of(bytes(decided["follower"]))
-    assert account is not None
-    return account

@@ -11,28 +11,25 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from copyrisk import crash
 from copyrisk._core import RowCode
-from copyrisk.book import RowNumbers
+from copyrisk.candidates import Candidates, Glance, Places, need_terms, seen_candidates, value_candidates
 from copyrisk.commands import copy_ids
-from copyrisk.cover import are_covered, margin_usd, new_orders, value_with
+from copyrisk.cover import are_covered, margin_usd
 from copyrisk.decimals import cents_of
 from copyrisk.errors import StoreUnavailable
 from copyrisk.forms import Form, Forms
 from copyrisk.layout import Rows
-from copyrisk.market import InstrumentKey
 from copyrisk.observer import Observer
 from copyrisk.placing import ORDERS_LIMIT
 from copyrisk.replication import COPIED, MADE, MasterEvent
-from copyrisk.risk import CONVERSION_SIDES, fully_known
+from copyrisk.risk import fully_known
 from copyrisk.store.changes import DECISION_MS, next_version
 from copyrisk.store.copies import CopyColumns, usd_bytes
 from copyrisk.store.decisions import Decision
 from copyrisk.store.effects import Effects
-from copyrisk.store.followers import Ledgers
 from copyrisk.store.functions import KEY_UNUSABLE, refused
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
@@ -41,23 +38,6 @@ log = structlog.get_logger(__name__)
 
 _ROUNDS = 50
 _EFFECTS_AT_ONCE = 100
-Places = npt.NDArray[np.intp]
-
-
-@dataclass(slots=True)
-class Glance:
-    """What was read of the followers of a decision when it was made; as long as it stands, nothing need be read again.
-
-    Attributes
-    ----------
-    rows : (n,) int32
-        Of the book, by place in the decision.
-    ledgers : Ledgers
-        Read before the look that the decision rests on, by place.
-    """
-
-    rows: RowNumbers
-    ledgers: Ledgers
 
 
 @dataclass(slots=True)
@@ -97,27 +77,12 @@ class _Work:
             self.left = np.setdiff1d(self.left, places)
 
 
-@dataclass(slots=True)
-class _Candidates:
-    """Followers on their way to a copy; everything is by their order here."""
-
-    places: Places
-    rows: RowNumbers
-    versions: list[str | None]
-    reserved_usd: npt.NDArray[np.float64]
-    time_ms: int
-    forms: list[Form | None] = field(default_factory=list)
-    counts: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    margins: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-
-
 class Fanout:
     """Makes the copies of decisions."""
 
     def __init__(self, pipe: Pipe, observer: Observer, markets: Markets, effects: Effects, batch: int) -> None:
         self._pipe, self._observer, self._markets, self._effects = pipe, observer, markets, effects
         self._batch = batch
-        self._side = CONVERSION_SIDES[observer.book.rules.rate_side]
 
     def make(self, event: MasterEvent, decision: Decision, glance: Glance | None, *, until_ms: int) -> list[int]:
         """Make all copies that are not there yet, and say in `decision.made` what came of each follower.
@@ -155,13 +120,13 @@ class Fanout:
 
     def _round(self, work: _Work, glance: Glance | None, until_ms: int) -> None:
         """Judge everybody who is left on what is known, and try to make their copies."""
-        candidates = self._look(work) if glance is None else _seen(work, glance)
+        candidates = self._look(work) if glance is None else seen_candidates(work.left, glance)
         self._choose_forms(work, candidates, anew=glance is None)
         chosen = self._judge(work, candidates)
         deadline_ms = min(candidates.time_ms + DECISION_MS, until_ms)
         self._send(work, candidates, chosen, deadline_ms)
 
-    def _look(self, work: _Work) -> _Candidates:
+    def _look(self, work: _Work) -> Candidates:
         """What is there now of everybody who is left."""
         observer, places = self._observer, work.left
         rows = observer.followers.rows_of(work.decision.rows["follower"][places].tolist())
@@ -173,9 +138,9 @@ class Fanout:
         work.end(places[observer.book.born[rows] == 0], "account_missing")
         still = np.flatnonzero(observer.book.born[rows] != 0)
         versions = [ledgers.versions[i] for i in still.tolist()]
-        return _Candidates(places[still], rows[still], versions, ledgers.reserved_usd[still], ledgers.time_ms)
+        return Candidates(places[still], rows[still], versions, ledgers.reserved_usd[still], ledgers.time_ms)
 
-    def _choose_forms(self, work: _Work, candidates: _Candidates, *, anew: bool) -> None:
+    def _choose_forms(self, work: _Work, candidates: Candidates, *, anew: bool) -> None:
         """Give each candidate the form of its class; `None` to who is refused, which is said."""
         followers, book = self._observer.followers, self._observer.book
         is_reverse = np.array([words["reverse"] for words in work.decision.header["settings"]], np.bool_)
@@ -196,11 +161,11 @@ class Fanout:
 
     # ---- margin
 
-    def _judge(self, work: _Work, candidates: _Candidates) -> Places:
+    def _judge(self, work: _Work, candidates: Candidates) -> Places:
         """Which candidates can carry their copy; of the others it is said why not, or they are tried again."""
         kept = np.array([form is not None for form in candidates.forms], np.bool_)
         counts = candidates.counts = self._observer.book.order_counts(candidates.rows)
-        figures, alone = self._value(work, candidates)
+        figures, alone = value_candidates(self._observer, work.event.symbol, work.decision, candidates)
         candidates.margins = alone["used_margin_all"]
         known = fully_known(figures) & fully_known(alone) & ~np.isnan(candidates.reserved_usd)
         moving = self._observer.figures["code"][candidates.rows] == RowCode.ACCOUNT_CHANGING
@@ -215,26 +180,9 @@ class Fanout:
             kept &= ~which
         return np.flatnonzero(kept & ~moving)
 
-    def _value(self, work: _Work, candidates: _Candidates) -> tuple[Rows, Rows]:
-        book, rows, decided = self._observer.book, candidates.rows, work.decision.rows
-        steps = np.array([float(words.get("step", "nan")) for words in work.decision.header["groups"]])
-        lots = decided["sized"]["steps"][candidates.places] * steps[decided["group"][candidates.places]]
-        prices = [np.nan if form is None else float(form.price) for form in candidates.forms]
-        sides = [form is not None and form.is_buy for form in candidates.forms]
-        symbol, groups = book.market.names.index.put(work.event.symbol.encode()), book.groups_of(rows)
-        names, which = np.unique(groups, return_inverse=True)
-        found = [book.market.instrument_of(name, symbol) for name in names.tolist()]
-        held = book.orders[book.order_rows_of(rows)]
-        place = np.full(len(book.accounts), -1, np.int32)
-        place[rows] = np.arange(len(rows))
-        held["account"] = place[held["account"]]
-        new = new_orders(lots, prices, sides, np.array(found, np.int32)[which])
-        nets = book.rules.nets_orders
-        return value_with(book.accounts[rows], held, new, book.market, self._side, nets_orders=nets)
-
     # ---- making them
 
-    def _send(self, work: _Work, candidates: _Candidates, chosen: Places, deadline_ms: int) -> None:
+    def _send(self, work: _Work, candidates: Candidates, chosen: Places, deadline_ms: int) -> None:
         by_form: dict[int, list[int]] = {}
         for i in chosen.tolist():
             by_form.setdefault(id(candidates.forms[i]), []).append(i)
@@ -281,7 +229,7 @@ class Fanout:
         return True
 
     def _columns(
-        self, work: _Work, form: Form, candidates: _Candidates, members: list[int], deadline_ms: int
+        self, work: _Work, form: Form, candidates: Candidates, members: list[int], deadline_ms: int
     ) -> CopyColumns:
         decided, accounts = work.decision.rows, self._observer.book.accounts
         places, rows = candidates.places[members], candidates.rows[members]
@@ -335,13 +283,6 @@ class Fanout:
             log.critical("effects_failed", order=work.event.order_id, count=failed)
 
 
-def need_terms(observer: Observer, rows: RowNumbers, symbol: str) -> None:
-    """Have the next look read the terms of a symbol that nobody has held in these accounts' groups so far."""
-    market = observer.book.market
-    for name in np.unique(observer.book.groups_of(rows)).tolist():
-        market.ensure_instrument(InstrumentKey(market.names.text(name), symbol))
-
-
 def _work(event: MasterEvent, decision: Decision, forms: Forms) -> _Work:
     rows = decision.rows
     made: Rows = np.zeros(len(rows), MADE)
@@ -349,10 +290,3 @@ def _work(event: MasterEvent, decision: Decision, forms: Forms) -> _Work:
     left = np.flatnonzero(rows["reason"] == b"")
     ids = copy_ids(event.order_id, rows["follower"].tolist())
     return _Work(event, decision, forms, made, ids, left)
-
-
-def _seen(work: _Work, glance: Glance) -> _Candidates:
-    """What was there of everybody who is left when the decision was made."""
-    places, ledgers = work.left, glance.ledgers
-    versions = [ledgers.versions[place] for place in places.tolist()]
-    return _Candidates(places, glance.rows[places], versions, ledgers.reserved_usd[places], ledgers.time_ms)

@@ -1,14 +1,13 @@
 """Keeping copies in line with their masters' orders: closes, cancels, stop losses, take profits, prices.
 
-What an order asks is stored before anything is done about it. A copy that cannot follow now (it is still being filled, a
-close is under way, there is no price) is put where it is found again, and asked until it is where it should be.
+What an order asks is stored before anything is done about it. A copy that cannot follow now (it is still being filled,
+a close is under way, there is no price) is put where it is found again, and asked until it is where it should be.
 """
 
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import redis
 import structlog
@@ -28,7 +27,7 @@ from copyrisk.store.changes import Cause, change_of
 from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.decisions import Decision, Decisions
 from copyrisk.store.effects import Effects, Waiting
-from copyrisk.store.functions import parse_read, read_request, refused, text
+from copyrisk.store.functions import AccountRead, parse_read, read_request, refused, text
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import AccountType
 from copyrisk.verdicts import Job
@@ -171,7 +170,7 @@ class Keeper:
 
     # ---- what follows from copies of which it is not known whether it was brought about
 
-    def redeliver(self, event: MasterEvent, decision: Decision, places: Sequence[int]) -> None:
+    def redeliver(self, decision: Decision, places: Sequence[int]) -> None:
         """Bring about once more what follows from copies that were made before; raises as `follow`."""
         for start in range(0, len(places), _AT_ONCE):
             part = places[start : start + _AT_ONCE]
@@ -181,16 +180,14 @@ class Keeper:
             requests: list[bytes] = []
             for place, account, own, reply in zip(part, accounts, ids, self._pipe.exchange(asked), strict=True):
                 if refused(reply) is None:
-                    requests += self._effects_of(decision, place, account, own, reply, event)
+                    requests += self._effects_of(decision, place, parse_read(account, reply), own)
             for reply in self._pipe.exchange(requests):
                 failure = refused(reply)
                 if failure is not None:
-                    log.error("effect_failed", order=event.order_id, reason=str(failure))
+                    log.error("effect_failed", order=decision.order_id, reason=str(failure))
 
-    def _effects_of(
-        self, decision: Decision, place: int, account: Account, own: str, reply: Any, event: MasterEvent
-    ) -> list[bytes]:
-        read = parse_read(account, reply)
+    def _effects_of(self, decision: Decision, place: int, read: AccountRead, own: str) -> list[bytes]:
+        account = read.account
         try:
             order = read_order(account, own, read.order, read.record or None)
         except Refused:
@@ -200,7 +197,7 @@ class Keeper:
         assert decision.made is not None
         decision.made["version"][place] = order.made_version
         # As of the version that made it: whatever happened to it since has a later one, and holds.
-        change = change_of(read, Outcome(Event.OPENED, order), Cause(event.entry_id, "copy"))
+        change = change_of(read, Outcome(Event.OPENED, order), Cause(decision.header["event"], "copy"))
         version = str(order.made_version)
         said = change.follows["event"] | {"event_id": f"{account}:{version}", "version": version}
         follows = {**change.follows, "version": version, "event": said, "holds": True}

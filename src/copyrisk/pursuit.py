@@ -1,4 +1,4 @@
-"""How a copy follows its master's order: from what the master asks to the next step of the copy. Pure: no store, no clock.
+"""How a copy follows its master's order: from what that asks to the copy's next step. Pure: no store, no clock.
 
 What is asked is a state and no act, so asking twice, or late, changes nothing: a copy that is where it should be stays.
 A copy takes one step at a time; what it cannot take now it takes later.
@@ -66,7 +66,7 @@ def _wait_unless(order: Order, *states: State) -> None:
 
 
 def _lots_left(order: Order, share: Fraction | None, situation: Situation) -> Decimal:
-    """How many of its lots a copy may keep; an order that waits for a price keeps all until there is nothing to keep."""
+    """How many of its lots a copy may keep; one that waits for a price keeps all, or none."""
     if share == 0:
         return ZERO
     if share is None or share >= 1 or not order.opened:

@@ -1,8 +1,8 @@
 """The engine of copies: takes changes of masters' orders from their stream, one after the other, and replicates them.
 
-One loop, one wait. Each entry is carried to its end before the next is begun, so copies see their master's changes in his
-order; it is acknowledged last, so whatever ends this process is gone on with where it stopped. Of several such processes
-one holds the lease; the others wait for it.
+One loop, one wait. Each entry is carried to its end before the next is begun, so copies see their master's changes in
+his order; it is acknowledged last, so whatever ends this process is gone on with where it stopped. Of several such
+processes one holds the lease; the others wait for it.
 """
 
 import contextlib
@@ -15,9 +15,10 @@ import time
 import structlog
 
 from copyrisk import crash, keys
+from copyrisk.candidates import Glance
 from copyrisk.deciding import Decider
 from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, TryLater
-from copyrisk.fanout import Fanout, Glance
+from copyrisk.fanout import Fanout
 from copyrisk.keeping import Keeper
 from copyrisk.observer import Observer
 from copyrisk.replication import MasterEvent, parse_event
@@ -51,12 +52,12 @@ class Replicator:
         read_pipe: Pipe,
         lease: Lease,
         observer: Observer,
+        *,
         decisions: Decisions,
         decider: Decider,
         fanout: Fanout,
         keeper: Keeper,
         tallies: Tallies,
-        *,
         retry_ms: int,
     ) -> None:
         self._lease, self._observer, self._decisions = lease, observer, decisions
@@ -166,7 +167,7 @@ class Replicator:
 
     def _make(self, event: MasterEvent, decision: Decision, glance: Glance | None) -> None:
         found = self._fanout.make(event, decision, glance, until_ms=self._lease.ends_ms)
-        self._keeper.redeliver(event, decision, found)
+        self._keeper.redeliver(decision, found)
         decision.results = {"order_id": event.order_id, "found": len(found)}
         self._decisions.finish(decision)
         crash.reach("replicator.finished")

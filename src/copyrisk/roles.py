@@ -169,11 +169,11 @@ def make_replicator(
         Pipe(client),
         Lease(pipe, "replicator", consumer_name(), lease_ms),
         observer,
-        decisions,
-        Decider(observer, markets, limits, options, _policy(settings)),
-        Fanout(pipe, observer, markets, effects, options.batch),
-        Keeper(pipe, dispatcher, effects, observer, decisions, retry_ms=options.retry_ms),
-        Tallies(pipe),
+        decisions=decisions,
+        decider=Decider(observer, markets, limits, options, _policy(settings)),
+        fanout=Fanout(pipe, observer, markets, effects, options.batch),
+        keeper=Keeper(pipe, dispatcher, effects, observer, decisions, retry_ms=options.retry_ms),
+        tallies=Tallies(pipe),
         retry_ms=options.retry_ms,
     )
 

@@ -5,7 +5,7 @@ rules, has them sized (`size_rows`), and keeps them: the same rows give the same
 """
 
 import math
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -70,12 +70,11 @@ __all__ = [
     "sizing_rows",
 ]
 
-
-#: The plain rule: what it knows besides the arguments of `size_lots`, what it takes as columns, what is one for all.
-_PLAIN_DEFAULTS = {"lift_risk_limit": DEFAULTS["lift_risk_limit"]}
-_PLAIN = {"lift_risk_limit", "master_lot_step"}
+#: The plain rule: what it takes as columns, what is one for all rows, and the terms that it knows.
 _PLAIN_NUMBERS = (("master_lots", "master_equity", "follower_equity", "multiplier"), ("min_lot", "max_lot"))
 _COMMON = ("lot_step", "master_lot_step", "lift_risk_limit", "rounding", "below_min", "above_max")
+_PLAIN = {"multiplier", "min_lot", "max_lot", *_COMMON}
+_PLAIN_DEFAULTS = {"lift_risk_limit": DEFAULTS["lift_risk_limit"]}
 
 
 def size_lots(
@@ -128,11 +127,14 @@ def size_lots(
         "below_min": below_min,
         "above_max": above_max,
         "rounding": rounding,
-        **more,
     }
     figures = {"master_lots": master_lots, "master_equity": master_equity, "follower_equity": follower_equity}
-    if not more.keys() - _PLAIN:
-        shape, columns = columns_of({**figures, **_PLAIN_DEFAULTS, "master_lot_step": lot_step, **terms})
+    return _sizes(figures, {**terms, **more})
+
+
+def _sizes(figures: dict[str, Any], terms: SizingTerms) -> tuple[Floats, npt.NDArray[np.uint8]]:
+    if not terms.keys() - _PLAIN:
+        shape, columns = columns_of({**figures, **_PLAIN_DEFAULTS, "master_lot_step": terms["lot_step"], **terms})
         found = _size_plainly(columns, math.prod(shape))
         if found is not None:
             return found[0].reshape(shape), found[1].reshape(shape)

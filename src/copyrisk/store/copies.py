@@ -58,7 +58,9 @@ class CopyColumns:
         if not self._texts:
             lots, values, commissions = (list(column) for column in zip(*self.amounts, strict=True))
             versions = [b"%d" % version for version in self.new_versions]
-            self._texts.extend([self.followers, self.order_ids, self.request_ids, self.deadline, self.versions, versions])
+            self._texts.extend(
+                [self.followers, self.order_ids, self.request_ids, self.deadline, self.versions, versions]
+            )
             self._texts.extend([self.balances, self.leverages, self.counts, lots, values, commissions, self.margins])
         return self._texts
 

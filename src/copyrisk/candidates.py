@@ -1,0 +1,85 @@
+"""Followers on their way to a copy: what was read of them, and what their accounts would be with it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from copyrisk.book import RowNumbers
+from copyrisk.cover import new_orders, value_with
+from copyrisk.forms import Form
+from copyrisk.layout import Rows
+from copyrisk.market import InstrumentKey
+from copyrisk.observer import Observer
+from copyrisk.risk import CONVERSION_SIDES
+from copyrisk.store.decisions import Decision
+from copyrisk.store.followers import Ledgers
+
+Places = npt.NDArray[np.intp]
+
+
+@dataclass(slots=True)
+class Glance:
+    """What was read of the followers of a decision when it was made; as long as it stands, nothing need be read again.
+
+    Attributes
+    ----------
+    rows : (n,) int32
+        Of the book, by place in the decision.
+    ledgers : Ledgers
+        Read before the look that the decision rests on, by place.
+    """
+
+    rows: RowNumbers
+    ledgers: Ledgers
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Followers on their way to a copy; everything is by their order here."""
+
+    places: Places
+    rows: RowNumbers
+    versions: list[str | None]
+    reserved_usd: npt.NDArray[np.float64]
+    time_ms: int
+    forms: list[Form | None] = field(default_factory=list)
+    counts: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    margins: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+
+def seen_candidates(places: Places, glance: Glance) -> Candidates:
+    """What was there of everybody who is left when the decision was made."""
+    ledgers = glance.ledgers
+    versions = [ledgers.versions[place] for place in places.tolist()]
+    return Candidates(places, glance.rows[places], versions, ledgers.reserved_usd[places], ledgers.time_ms)
+
+
+def value_candidates(
+    observer: Observer, symbol_text: str, decision: Decision, candidates: Candidates
+) -> tuple[Rows, Rows]:
+    """Figures of candidates with their copy, and of the copy alone; unknown for those without a form."""
+    book, rows, decided = observer.book, candidates.rows, decision.rows
+    steps = np.array([float(words.get("step", "nan")) for words in decision.header["groups"]])
+    lots = decided["sized"]["steps"][candidates.places] * steps[decided["group"][candidates.places]]
+    prices = [np.nan if form is None else float(form.price) for form in candidates.forms]
+    sides = [form is not None and form.is_buy for form in candidates.forms]
+    symbol, groups = book.market.names.index.put(symbol_text.encode()), book.groups_of(rows)
+    names, which = np.unique(groups, return_inverse=True)
+    found = [book.market.instrument_of(name, symbol) for name in names.tolist()]
+    held = book.orders[book.order_rows_of(rows)]
+    place = np.full(len(book.accounts), -1, np.int32)
+    place[rows] = np.arange(len(rows))
+    held["account"] = place[held["account"]]
+    new = new_orders(lots, prices, sides, np.array(found, np.int32)[which])
+    nets = book.rules.nets_orders
+    return value_with(
+        book.accounts[rows], held, new, book.market, CONVERSION_SIDES[book.rules.rate_side], nets_orders=nets
+    )
+
+
+def need_terms(observer: Observer, rows: RowNumbers, symbol: str) -> None:
+    """Have the next look read the terms of a symbol that nobody has held in these accounts' groups so far."""
+    market = observer.book.market
+    for name in np.unique(observer.book.groups_of(rows)).tolist():
+        market.ensure_instrument(InstrumentKey(market.names.text(name), symbol))
