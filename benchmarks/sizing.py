@@ -11,7 +11,7 @@ from benchmarks.twins import WrongResult
 from copyrisk.policies import compile_policy
 from copyrisk.sizing import POLICY_IN, SizeCode, size_lots
 
-FOLLOWERS, ROUNDS = 200_000, 30
+FOLLOWERS, ROUNDS = 200_000, 200
 _TARGET_NS = 4.0
 _LOTS, _MASTER_EQUITY = 1.37, 25_000.0
 _MIN_STEPS = 1

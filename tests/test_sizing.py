@@ -348,6 +348,16 @@ def test_modes_policies_and_corrections() -> None:
     assert size_lots(1, 1, 1e9, max_lot=INF)[0] == 1e9  # nothing limits it
 
 
+def test_the_loss_of_a_lot_is_unknown_where_something_of_it_is() -> None:
+    assert loss_per_lot([1.1, 1.0], [1.095, 1.005], 1e5, [1.0, 0.5]).tolist() == [500.0, 250.0]
+    for bad in (NAN, INF, -INF, 0.0, -1.0):
+        for place in range(4):
+            given = [1.1, 1.0, 1e5, 1.0]
+            given[place] = bad
+            assert np.isnan(loss_per_lot(*given))
+    assert np.isnan(loss_per_lot(INF, INF, 1.0))
+
+
 def test_rows_are_sized_the_same_again_and_lots_are_the_nearest_doubles() -> None:
     rows = sizing_rows(0.37, 1000, [333.33, NAN, 1e12], rounding="nearest", carry_steps=0.25)
     first = size_rows(rows)

@@ -23,9 +23,10 @@ from copyrisk.market import InstrumentKey
 from copyrisk.observer import Observer
 from copyrisk.replication import MasterEvent, reversed_type
 from copyrisk.sizing import size_reason, size_rows, sizing_rows
-from copyrisk.sizing_terms import POLICY_IN, SizingMode
+from copyrisk.sizing_terms import POLICY_IN, Rounding, SizingMode
 from copyrisk.store.decisions import Decision
 from copyrisk.store.markets import Markets
+from copyrisk.store.remainders import Remainders
 
 if TYPE_CHECKING:
     from copyrisk.policies import Policy
@@ -66,10 +67,17 @@ class Decider:
     """Makes decisions; holds no state of its own."""
 
     def __init__(
-        self, observer: Observer, markets: Markets, limits: Limits, options: CopyOptions, policy: "Policy | None"
+        self,
+        observer: Observer,
+        markets: Markets,
+        limits: Limits,
+        remainders: Remainders,
+        *,
+        options: CopyOptions,
+        policy: "Policy | None",
     ) -> None:
         self._observer, self._markets, self._limits = observer, markets, limits
-        self._options, self._policy = options, policy
+        self._remainders, self._options, self._policy = remainders, options, policy
 
     def decide(self, event: MasterEvent) -> tuple[Decision, Glance | None]:
         """Decide about everybody who copies the master now; returns also what was read for it.
@@ -95,6 +103,7 @@ class Decider:
         table.refuse_old_equity(self._options.equity_max_age_ms)
         self._size(event, table, groups)
         header = _header(event, table, groups, self._markets, server_ms)
+        header["carries"] = self._options.carries_remainders
         return Decision(event.order_id, header, table.decided), glance
 
     def _refusal_of_all(self, event: MasterEvent, server_ms: int) -> str:
@@ -119,6 +128,8 @@ class Decider:
             is_policy = terms["mode"] == SizingMode.POLICY.value
             if is_policy.any():
                 terms["raw_lots"] = self._policy.raw_lots(_policy_rows(event, table, chosen, terms))
+        if self._options.carries_remainders:
+            terms |= self._carried(event, table, chosen, terms["lot_step"])
         master, follower = table.figures_of_modes(chosen, terms["mode"])
         rows = sizing_rows(float(event.asked), master, follower, **terms)
         sized = size_rows(rows)
@@ -126,6 +137,16 @@ class Decider:
         codes = sized["code"]
         for code in np.unique(codes[~((codes >= SizeCode.OK) & (codes <= SizeCode.LIFTED))]).tolist():
             decided["reason"][chosen[codes == code]] = size_reason(code).encode()
+
+    def _carried(
+        self, event: MasterEvent, table: Cohort, chosen: npt.NDArray[np.intp], lot_step: npt.NDArray[np.float64]
+    ) -> dict[str, Any]:
+        """What followers are owed from before, in steps of this order's direction; it is made up for by half steps."""
+        followers = self._observer.followers.accounts_of(table.rows[chosen])
+        owed = self._remainders.owed(followers, event.master.id, event.symbol)
+        is_sold = np.array([settings.reverse is event.order_type.is_buy for settings in table.settings])
+        signed = np.where(is_sold[table.decided["settings"][chosen]], -owed, owed)
+        return {"rounding": Rounding.NEAREST.value, "carry_steps": np.clip(signed / lot_step, -1.0, 1.0)}
 
 
 def _terms(

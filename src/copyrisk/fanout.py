@@ -33,6 +33,7 @@ from copyrisk.store.effects import Effects
 from copyrisk.store.functions import KEY_UNUSABLE, refused
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
+from copyrisk.store.remainders import remainder_texts
 
 log = structlog.get_logger(__name__)
 
@@ -259,6 +260,7 @@ class Fanout:
             amounts=said,
             margins=[texts[value] for value in alone],
             margin_cents=[cents[value] for value in alone],
+            remainders=_remainders(work.decision, places.tolist()),
         )
 
     # ---- what follows
@@ -281,6 +283,12 @@ class Fanout:
             crash.reach("copies.effects")
         if failed:
             log.critical("effects_failed", order=work.event.order_id, count=failed)
+
+
+def _remainders(decision: Decision, places: list[int]) -> list[bytes] | bytes:
+    if not decision.header["carries"]:
+        return b""
+    return [said.encode() for said in remainder_texts(decision, places)]
 
 
 def _work(event: MasterEvent, decision: Decision, forms: Forms) -> _Work:

@@ -7,7 +7,8 @@ a close is under way, there is no price) is put where it is found again, and ask
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import redis
 import structlog
@@ -15,19 +16,17 @@ import structlog
 from copyrisk import crash, keys
 from copyrisk.commands import Command, CommandType, Target, copy_id
 from copyrisk.dispatch import Dispatcher
-from copyrisk.errors import CopyriskError, Refused, StoreError
+from copyrisk.errors import CopyriskError, StoreError
 from copyrisk.keys import Account
 from copyrisk.observer import Observer
-from copyrisk.orders import FINISHED, Event, State
-from copyrisk.records import read_order
+from copyrisk.orders import FINISHED, State
 from copyrisk.replication import COPIED, MasterEvent, reversed_target
 from copyrisk.situation import Outcome
-from copyrisk.steps import request_words
-from copyrisk.store.changes import Cause, change_of
+from copyrisk.store.changes import Cause
 from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.decisions import Decision, Decisions
-from copyrisk.store.effects import Effects, Waiting
-from copyrisk.store.functions import AccountRead, parse_read, read_request, refused, text
+from copyrisk.store.effects import Effects
+from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import AccountType
 from copyrisk.verdicts import Job
@@ -42,12 +41,13 @@ _IN_FLIGHT = (State.CLOSING, State.MODIFYING, State.CANCELLING)
 
 @dataclass(frozen=True, slots=True)
 class CopyOf:
-    """A copy, and the master's order that it follows."""
+    """A copy, and the master's order that it follows; unless it `closes`, whatever that does."""
 
     follower: Account
     copy_id: str
     master_order_id: str
     reverse: bool
+    closes: bool = False
 
 
 class Keeper:
@@ -89,12 +89,12 @@ class Keeper:
         self._decisions.aim(event.order_id, event.target, event.version)
         crash.reach("keeper.aimed")
         copies = self._copies_made_elsewhere(event) if decision is None else copies_of(decision)
-        self._pursue(copies, {event.order_id: event.target})
+        self._pursue(self._but_those_that_close(copies), {event.order_id: event.target})
 
     def catch_up(self, decision: Decision) -> None:
         """Have all copies follow what was asked of them before they were made; raises as `follow`."""
         if decision.target is not None:
-            self._pursue(copies_of(decision), {decision.order_id: decision.target})
+            self._pursue(self._but_those_that_close(copies_of(decision)), {decision.order_id: decision.target})
 
     def settle(self) -> None:
         """Ask those again that could not follow so far, if it is time; raises as `follow`."""
@@ -108,6 +108,11 @@ class Keeper:
         due = [copy for copy in waiting.values() if self._due_s.get(copy.copy_id, 0.0) <= now_s]
         targets = {order_id: self._decisions.target_of(order_id)[0] for order_id in {c.master_order_id for c in due}}
         self._pursue(due, {order_id: target for order_id, target in targets.items() if target is not None})
+
+    def _but_those_that_close(self, copies: Sequence[CopyOf]) -> list[CopyOf]:
+        """Copies without those that are to be closed anyhow: these stay where they wait."""
+        closing = {one.copy_id for one in read_waiting(self._pipe) if one.closes}
+        return [copy for copy in copies if copy.copy_id not in closing]
 
     # ---- asking copies
 
@@ -148,6 +153,23 @@ class Keeper:
         self._due_s[copy.copy_id] = time.monotonic() + wait_ms / 1e3
         log.warning("copy_waits", follower=str(copy.follower), copy=copy.copy_id, code=code, tries=tries)
 
+    def close_all(self, followers: Sequence[Account]) -> None:
+        """Have every copy of some followers closed, whatever their masters do.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        held = [one for one in self._copies_held(followers) if not one.closes]
+        requests = [
+            pack("HSET", keys.WAITING_COPIES, one.copy_id, _packed(replace(one, closes=True), "")) for one in held
+        ]
+        for reply in self._pipe.exchange(requests):
+            if isinstance(reply, Exception):
+                raise store_error(redis.ResponseError(str(reply)))
+        crash.reach("keeper.closing")
+        self._pursue([replace(one, closes=True) for one in held], {})
+
     # ---- copies about which nothing was decided here
 
     def _copies_made_elsewhere(self, event: MasterEvent) -> list[CopyOf]:
@@ -156,55 +178,22 @@ class Keeper:
         self._observer.look()
         members, _ = followers.members(event.master.id)
         rows = followers.rows_of(members)
-        asked = [
-            (book.account_at(row), order_id) for row in rows[rows >= 0].tolist() for order_id in book.orders_of(row)
-        ]
+        held = self._copies_held([book.account_at(row) for row in rows[rows >= 0].tolist()])
+        return [copy for copy in held if copy.master_order_id == event.order_id]
+
+    def _copies_held(self, followers: Sequence[Account]) -> list[CopyOf]:
+        """Orders of some followers that say whose copies they are."""
+        book = self._observer.book
+        rows = {follower: book.row_of(follower) for follower in followers}
+        asked = [(one, order_id) for one, row in rows.items() if row >= 0 for order_id in book.orders_of(row)]
         replies = self._pipe.exchange([pack("HGET", keys.holding(*one), "master_order_id") for one in asked])
         found = []
         for (account, order_id), reply in zip(asked, replies, strict=True):
             if isinstance(reply, Exception) and not str(reply).startswith(OF_ONE_KEY):
                 raise store_error(redis.ResponseError(str(reply)))
-            if reply == event.order_id.encode():
-                found.append(CopyOf(account, order_id, event.order_id, reverse=False))
+            if isinstance(reply, bytes) and reply:
+                found.append(CopyOf(account, order_id, text(reply), reverse=False))
         return found
-
-    # ---- what follows from copies of which it is not known whether it was brought about
-
-    def redeliver(self, decision: Decision, places: Sequence[int]) -> None:
-        """Bring about once more what follows from copies that were made before; raises as `follow`."""
-        for start in range(0, len(places), _AT_ONCE):
-            part = places[start : start + _AT_ONCE]
-            accounts = [_follower(decision.rows["follower"][place]) for place in part]
-            ids = [copy_id(decision.order_id, account) for account in accounts]
-            asked = [read_request(account, own, "-") for account, own in zip(accounts, ids, strict=True)]
-            requests: list[bytes] = []
-            for place, account, own, reply in zip(part, accounts, ids, self._pipe.exchange(asked), strict=True):
-                if refused(reply) is None:
-                    requests += self._effects_of(decision, place, parse_read(account, reply), own)
-            for reply in self._pipe.exchange(requests):
-                failure = refused(reply)
-                if failure is not None:
-                    log.error("effect_failed", order=decision.order_id, reason=str(failure))
-
-    def _effects_of(self, decision: Decision, place: int, read: AccountRead, own: str) -> list[bytes]:
-        account = read.account
-        try:
-            order = read_order(account, own, read.order, read.record or None)
-        except Refused:
-            return []
-        if order is None or not order.made_version:
-            return []
-        assert decision.made is not None
-        decision.made["version"][place] = order.made_version
-        # As of the version that made it: whatever happened to it since has a later one, and holds.
-        change = change_of(read, Outcome(Event.OPENED, order), Cause(decision.header["event"], "copy"))
-        version = str(order.made_version)
-        said = change.follows["event"] | {"event_id": f"{account}:{version}", "version": version}
-        follows = {**change.follows, "version": version, "event": said, "holds": True}
-        request = order.request_of("open", "place")
-        if request is not None and order.state in (State.OPENING, State.PLACING):
-            follows["request"] = {**request_words(order, request), "ts": str(read.time_ms)}
-        return self._effects.requests(Waiting(account, b"", follows))
 
 
 def copies_of(decision: Decision) -> list[CopyOf]:
@@ -214,7 +203,7 @@ def copies_of(decision: Decision) -> list[CopyOf]:
     found = []
     for place in (results == wanted).nonzero()[0].tolist():
         row = decision.rows[place]
-        account = _follower(row["follower"])
+        account = follower_account(row["follower"])
         reverse = bool(decision.header["settings"][int(row["settings"])]["reverse"])
         found.append(CopyOf(account, copy_id(decision.order_id, account), decision.order_id, reverse))
     return found
@@ -236,7 +225,8 @@ def read_waiting(pipe: Pipe) -> list[CopyOf]:
         try:
             said = json.loads(stored)
             account = keys.account(AccountType.FOLLOWER.value, said["follower"])
-            found.append(CopyOf(account, keys.check_order_id(text(own)), said["order_id"], bool(said["reverse"])))
+            own_id, closes = keys.check_order_id(text(own)), bool(said["closes"])
+            found.append(CopyOf(account, own_id, said["order_id"], bool(said["reverse"]), closes))
         except (ValueError, LookupError, TypeError, CopyriskError) as fault:
             log.critical("waiting_copy_unreadable", copy=text(own), reason=repr(fault))
     return found
@@ -244,16 +234,18 @@ def read_waiting(pipe: Pipe) -> list[CopyOf]:
 
 def _packed(copy: CopyOf, code: str) -> str:
     return json.dumps(
-        {"follower": copy.follower.id, "order_id": copy.master_order_id, "reverse": copy.reverse, "code": code}
+        {"follower": copy.follower.id, "order_id": copy.master_order_id, "reverse": copy.reverse, "closes": copy.closes}
+        | {"code": code}
     )
 
 
-def _follower(member: bytes) -> Account:
+def follower_account(member: bytes) -> Account:
+    """The follower of a decided row."""
     return Account(AccountType.FOLLOWER, text(member))
 
 
 def _job(copy: CopyOf, targets: Mapping[str, Target]) -> Job | None:
-    target = targets.get(copy.master_order_id)
+    target = Target(Fraction(0)) if copy.closes else targets.get(copy.master_order_id)
     if target is None:
         return None
     command = Command(

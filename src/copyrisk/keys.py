@@ -295,6 +295,11 @@ def copying(follower: Account) -> str:
     return OWN.of(follower) + "copying"
 
 
+def remainders(follower: Account) -> str:
+    """Hash: by copy, what rounding took from it."""
+    return OWN.of(follower) + "remainders"
+
+
 def finished_request(request_id: str) -> str:
     """String: the final report of a request to the provider, kept for a while."""
     return f"copyrisk:finished:{request_id}"

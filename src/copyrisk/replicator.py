@@ -20,11 +20,14 @@ from copyrisk.deciding import Decider
 from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, TryLater
 from copyrisk.fanout import Fanout
 from copyrisk.keeping import Keeper
+from copyrisk.limits import Limits
 from copyrisk.observer import Observer
+from copyrisk.redelivery import Redelivery
 from copyrisk.replication import MasterEvent, parse_event
 from copyrisk.store.decisions import Decision, Decisions
 from copyrisk.store.lease import Lease
 from copyrisk.store.pipe import Pipe
+from copyrisk.store.remainders import Remainders
 from copyrisk.store.streams import Consumer, Entry, keep_consuming
 from copyrisk.store.tallies import Tallies
 
@@ -57,11 +60,15 @@ class Replicator:
         decider: Decider,
         fanout: Fanout,
         keeper: Keeper,
+        redelivery: Redelivery,
+        remainders: Remainders,
         tallies: Tallies,
+        limits: Limits,
         retry_ms: int,
     ) -> None:
         self._lease, self._observer, self._decisions = lease, observer, decisions
         self._decider, self._fanout, self._keeper, self._tallies = decider, fanout, keeper, tallies
+        self._limits, self._redelivery, self._remainders = limits, redelivery, remainders
         self._consumer = Consumer(read_pipe, GROUP, consumer_name(), (keys.REPLICATIONS,))
         self._retry_ms = retry_ms
         self._owes_pending = True
@@ -95,6 +102,7 @@ class Replicator:
         if not entries:
             self._look()
         self._keeper.settle()
+        self._limits.check(self._keeper)
         return len(entries)
 
     def _entries(self, wait_ms: int) -> list[Entry]:
@@ -144,6 +152,8 @@ class Replicator:
             raise Refused(f"order {event.order_id} is another master's", code="order_of_other_master")
         if not event.creates:
             self._keeper.follow(event, decision)
+            if decision is not None and event.target.share == 0:
+                self._remainders.forget(decision)
             return
         glance = None
         if decision is None:
@@ -166,8 +176,9 @@ class Replicator:
         return decision, glance
 
     def _make(self, event: MasterEvent, decision: Decision, glance: Glance | None) -> None:
+        self._remainders.keep(decision)
         found = self._fanout.make(event, decision, glance, until_ms=self._lease.ends_ms)
-        self._keeper.redeliver(decision, found)
+        self._redelivery.bring_about(decision, found)
         decision.results = {"order_id": event.order_id, "found": len(found)}
         self._decisions.finish(decision)
         crash.reach("replicator.finished")

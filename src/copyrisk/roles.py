@@ -18,6 +18,7 @@ from copyrisk.limits import Limits
 from copyrisk.monitors import Monitor
 from copyrisk.observer import Observer
 from copyrisk.recorder import Recorder
+from copyrisk.redelivery import Redelivery
 from copyrisk.replicator import Replicator, consumer_name
 from copyrisk.settings import Settings
 from copyrisk.store import functions
@@ -29,6 +30,7 @@ from copyrisk.store.filler import Filler
 from copyrisk.store.lease import Lease
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
+from copyrisk.store.remainders import Remainders
 from copyrisk.store.settled import SettledSource
 from copyrisk.store.tallies import Tallies
 from copyrisk.workers import Workers
@@ -164,16 +166,20 @@ def make_replicator(
     markets = Markets(pipe, filler, rules, settings.hours(), settings.lots())
     dispatcher = Dispatcher(pipe, Appraiser(markets, rules), effects, filler)
     observer = Observer(client, pipe, rules, settings.hours(), settings.copy_defaults())
-    limits, decisions = Limits(observer), Decisions(pipe)
+    decisions, remainders = Decisions(pipe), Remainders(pipe)
+    limits = Limits(pipe, observer, check_ms=options.limits_check_ms, database=database)
     return Replicator(
         Pipe(client),
         Lease(pipe, "replicator", consumer_name(), lease_ms),
         observer,
         decisions=decisions,
-        decider=Decider(observer, markets, limits, options, _policy(settings)),
+        decider=Decider(observer, markets, limits, remainders, options=options, policy=_policy(settings)),
         fanout=Fanout(pipe, observer, markets, effects, options.batch),
         keeper=Keeper(pipe, dispatcher, effects, observer, decisions, retry_ms=options.retry_ms),
+        redelivery=Redelivery(pipe, effects),
+        remainders=remainders,
         tallies=Tallies(pipe),
+        limits=limits,
         retry_ms=options.retry_ms,
     )
 

@@ -194,9 +194,10 @@ def loss_per_lot(
     `usd_rate` converts the profit currency to USD. Prices are taken to nine decimals.
     """
     prices = [np.asarray(price, np.float64) for price in (entry, stop, contract_size, usd_rate)]
-    distance = np.abs(np.rint(prices[0] * 1e9) - np.rint(prices[1] * 1e9))
     known = np.logical_and.reduce(np.broadcast_arrays(*(np.isfinite(price) & (price > 0.0) for price in prices)))
-    return np.where(known, distance * prices[2] * prices[3] / 1e9, np.nan)
+    with np.errstate(all="ignore"):
+        distance = np.abs(np.rint(prices[0] * 1e9) - np.rint(prices[1] * 1e9))
+        return np.where(known, distance * prices[2] * prices[3] / 1e9, np.nan)
 
 
 def size_reason(code: int) -> str:

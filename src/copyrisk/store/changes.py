@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from copyrisk.commands import Command, Report
-from copyrisk.decimals import decimal_text, money_text, parse_decimal
+from copyrisk.decimals import ZERO, decimal_text, money_text, parse_decimal
 from copyrisk.errors import Refused
 from copyrisk.keys import Account
 from copyrisk.orders import FINISHED, REPLICATED, State
@@ -73,7 +74,7 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
     }
     whole_event = event | {"order": _json(full)}
     balance = _balance_after(read, outcome)
-    reserved = parse_decimal(read.reserved_usd or "0")
+    booked = outcome.booking.amount_usd if outcome.booking else ZERO
     stored = {} if is_finished else said
     return Change(
         read=read,
@@ -81,8 +82,8 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
         deadline_ms=read.time_ms + DECISION_MS,
         version=version,
         balance=balance,
-        # What cannot be read stays as it is: the account opens nothing until somebody puts it right.
-        reserved_usd=read.reserved_usd if reserved is None else money_text(reserved + outcome.reserved_change_usd),
+        reserved_usd=_added(read.reserved_usd, outcome.reserved_change_usd),
+        booked_usd=_added(read.booked_usd, booked),
         order=stored,
         absent=[name for name in OPTIONAL_FIELDS if name not in stored],
         record=record_text(order),
@@ -94,6 +95,12 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
         follows={"version": version, "order": full, "finished": is_finished, "event": event}
         | _follows(read, outcome, version, balance),
     )
+
+
+def _added(stored: str, amount: Decimal) -> str:
+    """A sum in the ledger; one that cannot be read stays as it is, for somebody to put it right."""
+    known = parse_decimal(stored or "0")
+    return stored if known is None else money_text(known + amount)
 
 
 def _balance_after(read: AccountRead, outcome: Outcome) -> str:

@@ -27,9 +27,10 @@ _FOLLOWER, _ORDER, _REQUEST = "@follower@", "@order@", "@request@"
 _DEADLINE, _VERSION, _NEW_VERSION = "@deadline@", "@version@", "@new_version@"
 _BALANCE, _LEVERAGE, _COUNT = "@balance@", "@leverage@", "@count@"
 _LOTS, _VALUE, _COMMISSION, _MARGIN = "@lots@", "@value@", "@commission@", "@margin@"
+_REMAINDER = "@remainder@"
 _BLANKS = (
     *(_FOLLOWER, _ORDER, _REQUEST, _DEADLINE, _VERSION, _NEW_VERSION, _BALANCE, _LEVERAGE, _COUNT),
-    *(_LOTS, _VALUE, _COMMISSION, _MARGIN),
+    *(_LOTS, _VALUE, _COMMISSION, _MARGIN, _REMAINDER),
 )
 _PLACES = {blank: place for place, blank in enumerate(_BLANKS)}
 _ACCOUNT = Account(AccountType.FOLLOWER, _FOLLOWER)
@@ -51,6 +52,7 @@ class CopyColumns:
     amounts: list[tuple[bytes, bytes, bytes]]
     margins: list[bytes]
     margin_cents: list[int]
+    remainders: list[bytes] | bytes = b""
     _texts: list[list[bytes] | bytes] = field(default_factory=list)
 
     def texts(self) -> list[list[bytes] | bytes]:
@@ -62,6 +64,7 @@ class CopyColumns:
                 [self.followers, self.order_ids, self.request_ids, self.deadline, self.versions, versions]
             )
             self._texts.extend([self.balances, self.leverages, self.counts, lots, values, commissions, self.margins])
+            self._texts.append(self.remainders)
         return self._texts
 
 
@@ -90,7 +93,7 @@ class CopyForm:
         group, copy_status = standing
         rests_on = Standing(_DEADLINE, _VERSION, _BALANCE, _LEVERAGE, group, copy_status, _COUNT)
         record = _record(record_text(order))
-        copy = copy_request(_ACCOUNT, _ORDER, rests_on, said, version=_NEW_VERSION, record=record)
+        copy = copy_request(_ACCOUNT, _ORDER, rests_on, said, version=_NEW_VERSION, record=record, remainder=_REMAINDER)
         self._copy = Template(copy, _PLACES)
         follows = _follows(change.follows, said | _blanked(result_fields(order), is_filled=is_filled))
         self._effects = Template(b"".join(effects.requests(Waiting(_ACCOUNT, b"", follows))), _PLACES)
@@ -122,7 +125,7 @@ class CopyForm:
 
 def _read(now_ms: int) -> AccountRead:
     """A follower's account as far as an order's first change needs it."""
-    return AccountRead(_ACCOUNT, now_ms, "", "", 0, {}, (), (), (), {}, "", "")
+    return AccountRead(_ACCOUNT, now_ms, "", "", "", 0, {}, (), (), (), {}, "", "")
 
 
 def _blanked(said: Mapping[str, str], *, is_filled: bool) -> dict[str, str]:

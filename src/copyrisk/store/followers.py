@@ -36,13 +36,14 @@ class Ledgers:
         The server's clock, before any of them was read.
     versions : list of str
         Empty for an account that never changed, `None` for one that cannot be read.
-    reserved_usd : (n,) float64
+    reserved_usd, booked_usd : (n,) float64
         NaN for what is no number.
     """
 
     time_ms: int
     versions: list[str | None]
     reserved_usd: npt.NDArray[np.float64]
+    booked_usd: npt.NDArray[np.float64]
 
 
 class Followers:
@@ -123,6 +124,10 @@ class Followers:
         row_of = self._book.account_ids.row_of
         return np.array([row_of(_TAG + follower) for follower in ids], np.int32)
 
+    def accounts_of(self, rows: RowNumbers) -> list[Account]:
+        """Accounts of rows in use."""
+        return [self._book.account_at(row) for row in rows.tolist()]
+
     def ledgers(self, rows: RowNumbers) -> Ledgers:
         """Ask for the versions of accounts; whatever is read of them afterwards is of these versions, or later.
 
@@ -132,13 +137,14 @@ class Followers:
         """
         (time,) = self._pipe.exchange([pack("TIME")])
         versions: list[str | None] = []
-        reserved = np.zeros(len(rows))
-        for i, (_, reply) in enumerate(self._ask(keys.LEDGER, ("version", "reserved_usd"), rows)):
+        amounts = np.zeros((2, len(rows)))
+        for i, (_, reply) in enumerate(self._ask(keys.LEDGER, ("version", "reserved_usd", "booked_usd"), rows)):
             versions.append(None if reply is None else text(reply[0]))
-            if reply is not None and reply[1] is not None:
-                amount = parse_decimal(text(reply[1]))
-                reserved[i] = np.nan if amount is None else float(amount)
-        return Ledgers(_ms(time), versions, reserved)
+            for k, stored in enumerate(reply[1:] if reply else ()):
+                if stored is not None:
+                    amount = parse_decimal(text(stored))
+                    amounts[k, i] = np.nan if amount is None else float(amount)
+        return Ledgers(_ms(time), versions, amounts[0], amounts[1])
 
     def _ask(self, shape: keys.Shape, names: Sequence[str], rows: RowNumbers) -> list[tuple[int, Any]]:
         """Fields of a hash of each account; `None` for one that cannot be read."""

@@ -16,7 +16,7 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
   copyrisk_copy      a copy of a master's order in a follower's account, or none of it; its audit entry and what follows
                      from it in other slots stand in the record of the decision, which is stored before
      KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, user_holdings:{T:U}:O,
-           copyrisk:{T:U}:order:O
+           copyrisk:{T:U}:order:O, copyrisk:{T:U}:remainders
   copyrisk_note      a refusal, or a report that changed nothing: its answer and audit entry
      KEYS  copyrisk:{T:U}:answer:K, copyrisk:{T:U}:audit
   copyrisk_claim     an order id for an account
@@ -51,8 +51,7 @@ local function read(keys, args)
   end
   return {
     now_ms(),
-    redis.call('HGET', keys[3], 'version'),
-    redis.call('HGET', keys[3], 'reserved_usd'),
+    redis.call('HMGET', keys[3], 'version', 'reserved_usd', 'booked_usd'),
     redis.call('XLEN', keys[4]),
     redis.call('HMGET', keys[1], unpack(CONFIG_FIELDS)),
     ids,
@@ -80,8 +79,8 @@ end
 
 -- args: 1 order id, 2 deadline (ms of this server's clock), 3 to 9 what was read, 10 new version, 11 new balance ('':
 -- as it is), 12 new reserved_usd, 13 record, 14 ms to keep it ('': as long as the order), 15 answer ('': none), 16 ms to
--- keep it, 17 audit entry, 18 outbox entry, 19 'put' or 'finish', 20 how many words to set in the order's hash, those
--- words, then fields to delete from it
+-- keep it, 17 audit entry, 18 outbox entry, 19 'put' or 'finish', 20 new booked_usd, 21 how many words to set in the
+-- order's hash, those words, then fields to delete from it
 local function change(keys, args)
   local answered = args[15] ~= '' and redis.call('GET', keys[6])
   if answered then
@@ -96,7 +95,7 @@ local function change(keys, args)
   -- Keys of a wrong type fail here, before anything is written; the others have been read above.
   redis.call('XLEN', keys[7])
   redis.call('XLEN', keys[8])
-  redis.call('HSET', keys[3], 'version', args[10], 'reserved_usd', args[12])
+  redis.call('HSET', keys[3], 'version', args[10], 'reserved_usd', args[12], 'booked_usd', args[20])
   if args[11] ~= '' then
     redis.call('HSET', keys[1], 'wallet_balance', args[11])
   end
@@ -104,8 +103,8 @@ local function change(keys, args)
     redis.call('DEL', keys[4])
     redis.call('SREM', keys[2], args[1])
   else
-    local first_deleted = 21 + tonumber(args[20])
-    redis.call('HSET', keys[4], unpack(args, 21, first_deleted - 1))
+    local first_deleted = 22 + tonumber(args[21])
+    redis.call('HSET', keys[4], unpack(args, 22, first_deleted - 1))
     if args[first_deleted] then
       redis.call('HDEL', keys[4], unpack(args, first_deleted))
     end
@@ -124,8 +123,8 @@ local function change(keys, args)
 end
 
 -- args: 1 order id, 2 deadline (ms of this server's clock), 3 version, 4 balance, 5 leverage, 6 group, 7 copy_status,
--- 8 number of orders, all as they were read (balance and leverage as numbers), 9 new version, 10 record, then the words
--- of the order's hash
+-- 8 number of orders, all as they were read (balance and leverage as numbers), 9 new version, 10 record, 11 what rounding
+-- took from the copy ('': not kept), then the words of the order's hash
 local function copy(keys, args)
   if redis.call('EXISTS', keys[4], keys[5]) > 0 then
     return { 'exists' }
@@ -142,8 +141,11 @@ local function copy(keys, args)
   if now_ms() > tonumber(args[2]) then
     return { 'late' }
   end
+  if args[11] ~= '' then
+    redis.call('HSET', keys[6], args[1], args[11])
+  end
   redis.call('HSET', keys[3], 'version', args[9])
-  redis.call('HSET', keys[4], unpack(args, 11))
+  redis.call('HSET', keys[4], unpack(args, 12))
   redis.call('SADD', keys[2], args[1])
   redis.call('SET', keys[5], args[10])
   return { 'done' }

@@ -74,6 +74,7 @@ class AccountRead:
     time_ms: int
     version: str
     reserved_usd: str
+    booked_usd: str
     outbox_count: int
     config: Mapping[str, str]
     config_row: Sequence[bytes | None]
@@ -113,13 +114,14 @@ def read_request(account: Account, order_id: str, answer_key: str) -> bytes:
 
 def parse_read(account: Account, reply: Sequence[Any]) -> AccountRead:
     """The answer to `read_request`."""
-    time_ms, version, reserved, outbox_count, config, ids, orders, order, record, answer = reply
+    time_ms, (version, reserved, booked), outbox_count, config, ids, orders, order, record, answer = reply
     named = {name: text(value) for name, value in zip(_CONFIG_FIELDS, config, strict=True) if value is not None}
     return AccountRead(
         account,
         int(time_ms),
         text(version),
         text(reserved),
+        text(booked),
         int(outbox_count),
         named,
         config[: len(fields.ACCOUNT_COLUMNS.fields)],
@@ -143,6 +145,8 @@ class Change:
         By the server's clock.
     balance : str
         The new one; empty: as it is.
+    booked_usd : str
+        All that was ever booked to the account.
     order : dict
         All fields of the order's hash, empty when it is finished.
     follows : dict
@@ -155,6 +159,7 @@ class Change:
     version: int
     balance: str
     reserved_usd: str
+    booked_usd: str
     order: Mapping[str, str]
     absent: Sequence[str]
     record: str
@@ -201,6 +206,7 @@ def change_request(change: Change) -> bytes:
         change.audit,
         json.dumps(change.follows, separators=(",", ":")),
         "put" if change.order else "finish",
+        change.booked_usd,
         len(words),
         *words,
         *(change.absent if change.order else ()),
@@ -231,18 +237,26 @@ class Standing:
 
 
 def copy_request(
-    account: Account, order_id: str, standing: Standing, order: Mapping[str, str], *, version: str, record: str
+    account: Account,
+    order_id: str,
+    standing: Standing,
+    order: Mapping[str, str],
+    *,
+    version: str,
+    record: str,
+    remainder: str,
 ) -> bytes:
     """Make a copy; answered `done`, `exists` (with its record), `changed` or `late`."""
     return pack(
         "FCALL",
         "copyrisk_copy_v1",
-        5,
+        6,
         keys.config(account),
         keys.orders_index(account),
         keys.ledger(account),
         keys.holding(account, order_id),
         keys.order_record(account, order_id),
+        keys.remainders(account),
         order_id,
         standing.deadline_ms,
         standing.version,
@@ -253,6 +267,7 @@ def copy_request(
         standing.orders,
         version,
         record,
+        remainder,
         *(word for item in order.items() for word in item),
     )
 
