@@ -48,8 +48,10 @@ class Dispatcher:
     def __init__(self, pipe: Pipe, appraiser: Appraiser, effects: Effects, filler: Filler) -> None:
         self._pipe, self._appraiser, self._effects, self._filler = pipe, appraiser, effects, filler
 
-    def carry_out(self, jobs: Sequence[Job]) -> None:
+    def carry_out(self, jobs: Sequence[Job], *, until_ms: int | None = None) -> None:
         """Do them all, those of one account one after the other.
+
+        After `until_ms`, by the server's clock, nothing more is changed.
 
         Afterwards the verdict of a job that could not be done is a `TryLater`; all others are done with.
 
@@ -63,15 +65,15 @@ class Dispatcher:
             wave: dict[Account, Job] = {}
             for job in waiting:
                 wave.setdefault(job.account, job)
-            done = set(self._wave(list(wave.values())))
+            done = set(self._wave(list(wave.values()), until_ms))
             waiting = [job for job in waiting if job not in done]
 
-    def _wave(self, jobs: list[Job]) -> list[Job]:
+    def _wave(self, jobs: list[Job], until_ms: int | None) -> list[Job]:
         """Do one job each of some accounts; returns all but those that must be decided anew."""
         left = self._read(jobs)
         judge_wave(jobs, self._appraiser)
         crash.reach("worker.decided")
-        made = self._change(jobs)
+        made = self._change(jobs, until_ms)
         crash.reach("worker.changed")
         events = [event for job in jobs if (event := self._event(job))]
         for reply in self._pipe.exchange([self._effects.event_request(event) for event in events]):
@@ -124,7 +126,7 @@ class Dispatcher:
 
     # ---- changing
 
-    def _change(self, jobs: list[Job]) -> dict[Job, Waiting]:
+    def _change(self, jobs: list[Job], until_ms: int | None) -> dict[Job, Waiting]:
         """Store every verdict; returns what follows from the changes.
 
         The verdict of a job whose account was not as it was read is taken back.
@@ -134,7 +136,7 @@ class Dispatcher:
         requests: dict[Job, bytes] = {}
         for job in jobs:
             if isinstance(job.verdict, Outcome) and job.read is not None:
-                changes[job] = change_of(job.read, job.verdict, job.cause)
+                changes[job] = change_of(job.read, job.verdict, job.cause, until_ms=until_ms)
                 requests[job] = change_request(changes[job])
             elif (note := self._note(job)) is not None:
                 requests[job] = note

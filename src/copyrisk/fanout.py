@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from copyrisk import crash
+from copyrisk import crash, keys
 from copyrisk._core import RowCode
 from copyrisk.candidates import Candidates, Glance, Places, need_terms, seen_candidates, value_candidates
 from copyrisk.commands import copy_ids
@@ -30,9 +30,11 @@ from copyrisk.store.changes import DECISION_MS, next_version
 from copyrisk.store.copies import CopyColumns, usd_bytes
 from copyrisk.store.decisions import Decision
 from copyrisk.store.effects import Effects
+from copyrisk.store.followers import follower_account
 from copyrisk.store.functions import KEY_UNUSABLE, refused
+from copyrisk.store.lease import Lease
 from copyrisk.store.markets import Markets
-from copyrisk.store.pipe import Pipe
+from copyrisk.store.pipe import Pipe, pack
 from copyrisk.store.remainders import remainder_texts
 
 log = structlog.get_logger(__name__)
@@ -81,19 +83,19 @@ class _Work:
 class Fanout:
     """Makes the copies of decisions."""
 
-    def __init__(self, pipe: Pipe, observer: Observer, markets: Markets, effects: Effects, batch: int) -> None:
+    def __init__(
+        self, pipe: Pipe, observer: Observer, markets: Markets, effects: Effects, *, lease: Lease, batch: int
+    ) -> None:
         self._pipe, self._observer, self._markets, self._effects = pipe, observer, markets, effects
-        self._batch = batch
+        self._lease, self._batch = lease, batch
 
-    def make(self, event: MasterEvent, decision: Decision, glance: Glance | None, *, until_ms: int) -> list[int]:
+    def make(self, event: MasterEvent, decision: Decision, glance: Glance | None) -> list[int]:
         """Make all copies that are not there yet, and say in `decision.made` what came of each follower.
 
         Parameters
         ----------
         glance : Glance or None
             If the decision has only just been made.
-        until_ms : int
-            By the server's clock; afterwards nothing more is made.
 
         Returns
         -------
@@ -106,10 +108,12 @@ class Fanout:
             Some copies may have been made; beginning anew goes on with the others.
         """
         work = _work(event, decision, Forms(event, self._markets, self._effects))
+        if glance is None:
+            self._find_made(work)
         for _ in range(_ROUNDS):
             if not len(work.left):
                 break
-            self._round(work, glance, until_ms)
+            self._round(work, glance, self._lease.keep())
             glance = None
         else:
             raise StoreUnavailable(f"{len(work.left)} accounts changed again and again", code="accounts_busy")
@@ -118,6 +122,18 @@ class Fanout:
         crash.reach("copies.followed")
         decision.made = work.made
         return work.found
+
+    def _find_made(self, work: _Work) -> None:
+        """Take out those whose copy is there: what holds now of who has it is no reason against it."""
+        asked = []
+        for place in work.left.tolist():
+            account, own = follower_account(work.decision.rows["follower"][place]), work.order_ids[place].decode()
+            asked.append(pack("EXISTS", keys.order_record(account, own), keys.holding(account, own)))
+        counts = np.array([0 if refused(reply) else reply for reply in self._pipe.exchange(asked)], np.int64)
+        found = work.left[counts > 0]
+        work.made["result"][found], work.made["stored_us"][found] = COPIED, -1
+        work.found += found.tolist()
+        work.left = work.left[counts == 0]
 
     def _round(self, work: _Work, glance: Glance | None, until_ms: int) -> None:
         """Judge everybody who is left on what is known, and try to make their copies."""

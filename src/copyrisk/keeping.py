@@ -25,8 +25,9 @@ from copyrisk.situation import Outcome
 from copyrisk.store.changes import Cause
 from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.decisions import Decision, Decisions
-from copyrisk.store.effects import Effects
+from copyrisk.store.followers import follower_account
 from copyrisk.store.functions import text
+from copyrisk.store.lease import Lease
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import AccountType
 from copyrisk.verdicts import Job
@@ -63,13 +64,13 @@ class Keeper:
         self,
         pipe: Pipe,
         dispatcher: Dispatcher,
-        effects: Effects,
         observer: Observer,
         decisions: Decisions,
         *,
+        lease: Lease,
         retry_ms: int,
     ) -> None:
-        self._pipe, self._dispatcher, self._effects = pipe, dispatcher, effects
+        self._pipe, self._dispatcher, self._lease = pipe, dispatcher, lease
         self._observer, self._decisions, self._retry_ms = observer, decisions, retry_ms
         self._due_s: dict[str, float] = {}
         self._tries: dict[str, int] = {}
@@ -84,9 +85,8 @@ class Keeper:
             Some may have followed; doing it again does no harm.
         """
         known = decision.target_version if decision else self._decisions.target_of(event.order_id)[1]
-        if event.version < known:
+        if event.version < known or not self._decisions.aim(event.order_id, event.target, event.version):
             return
-        self._decisions.aim(event.order_id, event.target, event.version)
         crash.reach("keeper.aimed")
         copies = self._copies_made_elsewhere(event) if decision is None else copies_of(decision)
         self._pursue(self._but_those_that_close(copies), {event.order_id: event.target})
@@ -121,7 +121,7 @@ class Keeper:
             part = {copy: _job(copy, targets) for copy in copies[start : start + _AT_ONCE]}
             left = {copy: job for copy, job in part.items() if job is not None}
             for _ in range(_STEPS):
-                self._dispatcher.carry_out(list(left.values()))
+                self._dispatcher.carry_out(list(left.values()), until_ms=self._lease.keep())
                 crash.reach("keeper.followed")
                 part |= left
                 left = {copy: _again(job) for copy, job in left.items() if _has_more_to_do(job)}
@@ -237,11 +237,6 @@ def _packed(copy: CopyOf, code: str) -> str:
         {"follower": copy.follower.id, "order_id": copy.master_order_id, "reverse": copy.reverse, "closes": copy.closes}
         | {"code": code}
     )
-
-
-def follower_account(member: bytes) -> Account:
-    """The follower of a decided row."""
-    return Account(AccountType.FOLLOWER, text(member))
 
 
 def _job(copy: CopyOf, targets: Mapping[str, Target]) -> Job | None:

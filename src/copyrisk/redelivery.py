@@ -6,7 +6,6 @@ import structlog
 
 from copyrisk.commands import copy_id
 from copyrisk.errors import Refused
-from copyrisk.keeping import follower_account
 from copyrisk.orders import Event, State
 from copyrisk.records import read_order
 from copyrisk.situation import Outcome
@@ -14,6 +13,7 @@ from copyrisk.steps import request_words
 from copyrisk.store.changes import Cause, change_of
 from copyrisk.store.decisions import Decision
 from copyrisk.store.effects import Effects, Waiting
+from copyrisk.store.followers import follower_account
 from copyrisk.store.functions import AccountRead, parse_read, read_request, refused
 from copyrisk.store.pipe import Pipe
 

@@ -11,13 +11,14 @@ import secrets
 import socket
 import threading
 import time
+from collections import Counter
 
 import structlog
 
 from copyrisk import crash, keys
 from copyrisk.candidates import Glance
 from copyrisk.deciding import Decider
-from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, TryLater
+from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, StoreUnavailable, TryLater
 from copyrisk.fanout import Fanout
 from copyrisk.keeping import Keeper
 from copyrisk.limits import Limits
@@ -35,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 GROUP, ROLE = "replicator", "replicator"
 _WAIT_MS = 100
-_LEASE_MS = 5_000
+_CLAIM_S = 1.0
 _REREAD_WITHIN_S = 60.0
 _AT_ONCE = 100
 _ATTEMPTS = 20
@@ -72,7 +73,8 @@ class Replicator:
         self._consumer = Consumer(read_pipe, GROUP, consumer_name(), (keys.REPLICATIONS,))
         self._retry_ms = retry_ms
         self._owes_pending = True
-        self._looked_s = time.monotonic()
+        self._looked_s = self._claimed_s = time.monotonic()
+        self._failures: Counter[str] = Counter()
 
     def run(self, stop: threading.Event) -> None:
         """Replicate until `stop` is set; a store that fails is waited for.
@@ -82,23 +84,28 @@ class Replicator:
         StoreError
             `functions_missing`: whoever runs us loads them and starts anew.
         """
-        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS), stop, retry_ms=self._retry_ms)
+        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS, stop), stop, retry_ms=self._retry_ms)
         with contextlib.suppress(StoreError):
             self._lease.give_up()
         self._observer.close()
 
-    def step(self, wait_ms: int) -> int:
-        """Take what is there, waiting so long for the first entry, and replicate it; returns how many entries."""
+    def step(self, wait_ms: int, stop: threading.Event | None = None) -> int:
+        """Take what is there, waiting so long for the first entry, and replicate it; returns how many entries.
+
+        Those that are left when `stop` is set, or the lease is lost, wait for the next who holds the lease.
+        """
         if not self._lease.hold():
             self._owes_pending = True
             self._look()
             time.sleep(wait_ms / 1e3)
             return 0
         entries = self._entries(wait_ms)
+        owes, self._owes_pending = self._owes_pending, True  # until all are acknowledged
         for entry in entries:
-            self._owes_pending = True  # until it is acknowledged
+            if stop is not None and stop.is_set():
+                return len(entries)
             self._replicate(entry)
-            self._owes_pending = False
+        self._owes_pending = owes
         if not entries:
             self._look()
         self._keeper.settle()
@@ -106,18 +113,17 @@ class Replicator:
         return len(entries)
 
     def _entries(self, wait_ms: int) -> list[Entry]:
-        if not self._owes_pending:
-            return self._consumer.read(_AT_ONCE, wait_ms)
-        self._look()
-        # Only who holds the lease reads: whatever is pending is nobody's work any more.
-        pending: list[Entry] = []
-        while found := self._consumer.take_over(0, _AT_ONCE):
-            known = {entry.id for entry in pending}
-            if all(entry.id in known for entry in found):
-                break
-            pending += [entry for entry in found if entry.id not in known]
-        self._owes_pending = False
-        return sorted(pending, key=lambda entry: tuple(map(int, entry.id.split("-"))))
+        if self._owes_pending:
+            self._look()
+            self._owes_pending = False
+            # Only who holds the lease reads: whatever is pending is nobody's work any more.
+            return self._consumer.take_over_all()
+        entries = self._consumer.read(_AT_ONCE, wait_ms)
+        if not entries and time.monotonic() - self._claimed_s > _CLAIM_S:
+            # Who lost the lease between asking for it and reading may have been handed something.
+            self._claimed_s = time.monotonic()
+            entries = self._consumer.take_over_all()
+        return entries
 
     def _look(self) -> None:
         now_s = time.monotonic()
@@ -127,15 +133,18 @@ class Replicator:
 
     def _replicate(self, entry: Entry) -> None:
         crash.reach("replicator.taken")
-        self._lease.hold()
+        self._lease.keep()
         try:
             event = parse_event(entry.id, entry.fields)
             self._carry_out(event)
         except (InvalidId, Refused) as fault:
             self._bury(entry, fault)
             return
+        except StoreUnavailable:
+            raise
         except StoreError as failure:
-            if failure.code != "decision_unreadable" and entry.deliveries < _ATTEMPTS:
+            self._failures[entry.id] += 1
+            if failure.code != "decision_unreadable" and self._failures[entry.id] < _ATTEMPTS:
                 raise
             self._bury(entry, failure)
             return
@@ -143,6 +152,7 @@ class Replicator:
             log.exception("replication_failed", entry=entry.id)
             self._bury(entry, TryLater(f"{type(fault).__name__}: {fault}", code="replication_failed"))
             return
+        self._failures.pop(entry.id, None)
         self._consumer.acknowledge([entry])
         crash.reach("replicator.acknowledged")
 
@@ -177,9 +187,10 @@ class Replicator:
 
     def _make(self, event: MasterEvent, decision: Decision, glance: Glance | None) -> None:
         self._remainders.keep(decision)
-        found = self._fanout.make(event, decision, glance, until_ms=self._lease.ends_ms)
+        found = self._fanout.make(event, decision, glance)
         self._redelivery.bring_about(decision, found)
         decision.results = {"order_id": event.order_id, "found": len(found)}
+        self._lease.keep()
         self._decisions.finish(decision)
         crash.reach("replicator.finished")
         self._tallies.add(event, decision)

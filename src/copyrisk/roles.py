@@ -19,7 +19,7 @@ from copyrisk.monitors import Monitor
 from copyrisk.observer import Observer
 from copyrisk.recorder import Recorder
 from copyrisk.redelivery import Redelivery
-from copyrisk.replicator import Replicator, consumer_name
+from copyrisk.replicator import ROLE, Replicator, consumer_name
 from copyrisk.settings import Settings
 from copyrisk.store import functions
 from copyrisk.store.appraisal import Appraiser
@@ -149,9 +149,7 @@ def run_workers(client: redis.Redis, settings: Settings, kinds: Collection[Kind]
         log.info("workers_ended")
 
 
-def make_replicator(
-    client: redis.Redis, settings: Settings, database: "Database | None" = None, *, lease_ms: int = 5_000
-) -> Replicator:
+def make_replicator(client: redis.Redis, settings: Settings, database: "Database | None" = None) -> Replicator:
     """The engine of copies, with the server's functions loaded.
 
     Raises
@@ -166,16 +164,17 @@ def make_replicator(
     markets = Markets(pipe, filler, rules, settings.hours(), settings.lots())
     dispatcher = Dispatcher(pipe, Appraiser(markets, rules), effects, filler)
     observer = Observer(client, pipe, rules, settings.hours(), settings.copy_defaults())
+    lease = Lease(pipe, ROLE, consumer_name(), settings.replication.lease_ms)
     decisions, remainders = Decisions(pipe), Remainders(pipe)
     limits = Limits(pipe, observer, check_ms=options.limits_check_ms, database=database)
     return Replicator(
         Pipe(client),
-        Lease(pipe, "replicator", consumer_name(), lease_ms),
+        lease,
         observer,
         decisions=decisions,
         decider=Decider(observer, markets, limits, remainders, options=options, policy=_policy(settings)),
-        fanout=Fanout(pipe, observer, markets, effects, options.batch),
-        keeper=Keeper(pipe, dispatcher, effects, observer, decisions, retry_ms=options.retry_ms),
+        fanout=Fanout(pipe, observer, markets, effects, lease=lease, batch=options.batch),
+        keeper=Keeper(pipe, dispatcher, observer, decisions, lease=lease, retry_ms=options.retry_ms),
         redelivery=Redelivery(pipe, effects),
         remainders=remainders,
         tallies=Tallies(pipe),

@@ -231,6 +231,7 @@ class ReplicationSettings:
 
     batch: int = _setting(CopyOptions().batch, _whole(1, 1_000))
     retry_ms: int = _setting(CopyOptions().retry_ms, _whole(10, 600_000))
+    lease_ms: int = _setting(2_000, _whole(200, 60_000))
     signal_max_age_ms: int = _setting(CopyOptions().signal_max_age_ms, _age_ms)
     equity_max_age_ms: int = _setting(CopyOptions().equity_max_age_ms, _age_ms)
     price_deviation_pct: float = _setting(CopyOptions().price_deviation_pct, _percentage)

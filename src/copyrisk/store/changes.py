@@ -1,6 +1,7 @@
 """Outcomes as changes of the store: what is written in the account's slot, and what must follow in others."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -60,8 +61,8 @@ def next_version(version: str, time_ms: int) -> int:
     return int(version) + 1 if is_number else time_ms
 
 
-def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
-    """The change that an outcome makes of what was read."""
+def change_of(read: AccountRead, outcome: Outcome, cause: Cause, *, until_ms: int | None = None) -> Change:
+    """The change that an outcome makes of what was read; to be made by `until_ms` at the latest."""
     order, version = outcome.order, next_version(read.version, read.time_ms)
     is_finished = order.state in FINISHED
     said = order_fields(order)
@@ -79,7 +80,7 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause) -> Change:
     return Change(
         read=read,
         order_id=order.id,
-        deadline_ms=read.time_ms + DECISION_MS,
+        deadline_ms=min(read.time_ms + DECISION_MS, until_ms or sys.maxsize),
         version=version,
         balance=balance,
         reserved_usd=_added(read.reserved_usd, outcome.reserved_change_usd),

@@ -23,6 +23,7 @@ from copyrisk.layout import Rows
 from copyrisk.replication import DECIDED, MADE, parse_target, target_words
 from copyrisk.store.changes import RECORD_KEEP_MS
 from copyrisk.store.connection import store_error
+from copyrisk.store.functions import put_request
 from copyrisk.store.pipe import Pipe, pack
 
 _LAYOUT = 1
@@ -119,16 +120,16 @@ class Decisions:
         key, made = keys.copies(decision.order_id), zlib.compress(_packed(decision.results, decision.made), 1)
         self._ask(pack("HSET", key, "made", made), pack("PEXPIRE", key, RECORD_KEEP_MS))
 
-    def aim(self, order_id: str, target: Target, version: int) -> None:
-        """Store what an order asks of its copies now.
+    def aim(self, order_id: str, target: Target, version: int) -> bool:
+        """Store what an order asks of its copies now; returns whether nothing later is there.
 
         Raises
         ------
         StoreError, StoreUnavailable
         """
         said = json.dumps({**target_words(target), "version": version})
-        key = keys.copies(order_id)
-        self._ask(pack("HSET", key, "target", said), pack("PEXPIRE", key, RECORD_KEEP_MS))
+        (reply,) = self._ask(put_request(keys.copies(order_id), version, {"target": said}, (), RECORD_KEEP_MS))
+        return bool(reply) or self.target_of(order_id)[1] == version
 
     def _ask(self, *requests: bytes) -> list[Any]:
         replies = self._pipe.exchange(requests)

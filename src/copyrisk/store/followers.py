@@ -176,3 +176,8 @@ def follower_of(member: bytes) -> Account | None:
         return Account(AccountType.FOLLOWER, keys.check_account_id(text(member)))
     except InvalidId:
         return None
+
+
+def follower_account(member: bytes) -> Account:
+    """The follower of a decided row."""
+    return Account(AccountType.FOLLOWER, text(member))

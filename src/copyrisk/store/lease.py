@@ -5,6 +5,7 @@ refused, whoever has the lease by then.
 """
 
 from copyrisk import keys
+from copyrisk.errors import StoreUnavailable
 from copyrisk.store.functions import refused
 from copyrisk.store.pipe import Pipe, pack
 
@@ -37,6 +38,18 @@ class Lease:
         if reply[0] == b"own":
             self.ends_ms = int(reply[1])
         return bool(self.ends_ms)
+
+    def keep(self) -> int:
+        """Prolong it, and return when it ends now.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            `lease_lost`: another process may act by now, and this one may not.
+        """
+        if not self.hold():
+            raise StoreUnavailable("another process has the lease", code="lease_lost")
+        return self.ends_ms
 
     def give_up(self) -> None:
         """Let somebody else have it at once.

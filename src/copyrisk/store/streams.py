@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 _MESSAGE_CHARS = 500
 _GONE_MS = 86_400_000
+_CLAIMED_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,28 @@ class Consumer:
             if entries:
                 found += self._with_deliveries(stream, entries)
         return found
+
+    def take_over_all(self) -> list[Entry]:
+        """Everything that anybody was handed and has not acknowledged, in the order of their ids.
+
+        For who alone may read the streams: nobody else is at work on them.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        found: list[Entry] = []
+        for stream in self.streams:
+            cursor = "0-0"
+            while True:
+                claim = ("XAUTOCLAIM", stream, self._group, self._name, 0, cursor, "COUNT", _CLAIMED_AT_ONCE)
+                (reply,) = self._pipe.exchange([pack(*claim)])
+                answer = self._checked(reply)
+                found += [self._entry(stream, *entry) for entry in answer[1] if entry[1] is not None]
+                cursor = answer[0].decode()
+                if cursor == "0-0":
+                    break
+        return sorted(found, key=lambda entry: tuple(map(int, entry.id.split("-"))))
 
     def _with_deliveries(self, stream: str, entries: list[Entry]) -> list[Entry]:
         bounds = ("XPENDING", stream, self._group, entries[0].id, entries[-1].id, 10 * len(entries), self._name)

@@ -1,0 +1,416 @@
+"""The engine of copies as a process that is killed, stopped and cut off: whatever happens, each order of a master reaches
+each of his followers exactly once, or it is recorded why not, and what is closed is closed for all of them."""
+
+import json
+import os
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from copyrisk.replication import COPIED
+from copyrisk.store.decisions import Decision, Decisions
+from copyrisk.store.pipe import Pipe
+from tests.chain import SYMBOLS, Chain
+from tests.provider import Speaker
+from tests.trading import decoded
+
+#: How many orders of masters, and followers of each master, the long runs have; the goal is 1,000 and 200.
+ORDERS, FOLLOWERS = (
+    int(os.environ.get(f"COPYRISK_TEST_{name}", usual)) for name, usual in (("ORDERS", 60), ("FOLLOWERS", 200))
+)
+ORDERS_A_PART = 250  # the provider's book of more than that is too long to be told
+MASTER_BALANCE = 100_000
+ENVIRON = {
+    "REPLICATION_SIGNAL_MAX_AGE_MS": 0,  # killed every second it is late, and what is too old would not be copied
+    "REPLICATION_PRICE_DEVIATION_PCT": 0,
+    "REPLICATION_RETRY_MS": 100,
+}
+LEASE = "copyrisk:lease:replicator"
+
+
+# ---- masters and followers
+
+
+@dataclass
+class Life:
+    """An order of a master, and what he is still going to do with it."""
+
+    master: str
+    lots: Decimal
+    plan: list[str]
+
+
+@dataclass
+class Copiers:
+    """Masters and those who copy them; what the masters do, drawn by lot."""
+
+    chain: Chain
+    flow: str
+    masters: int = 2
+    followers: int = FOLLOWERS
+    lives: dict[str, Life] = field(default_factory=dict)
+    live_at_once: int = 8
+
+    def __post_init__(self) -> None:
+        self.dice, self.client = random.Random(self.chain.seed), self.chain.client
+        self.balances: dict[str, Decimal] = {}
+        for number in range(self.masters):
+            self.add(f"strategy_provider:M{number}", MASTER_BALANCE)
+            for place in range(self.followers):
+                self.follow(f"M{number}", f"{number}-{place}", 10_000 * (1 + place % 20))
+
+    def add(self, account: str, balance: object, **config: object) -> None:
+        self.balances[account] = Decimal(str(balance))
+        self.chain.office.account(account, wallet_balance=balance, sending_orders=self.flow, **config)
+
+    def follow(self, master: str, follower: str, balance: object, **config: object) -> None:
+        self.add(f"copy_follower:{follower}", balance, copy_status="active", **config)
+        self.client.sadd(f"copy_master_followers:{master}:active", follower)
+        self.client.set(f"copy_follower_master:{follower}:provider_id", master)
+
+    # ---- what masters do
+
+    def order(self, master: str = "M0", lots: object = "0.5", *plan: str, **said: object) -> str:
+        """A master orders; the order's id."""
+        order_id = f"MO{len(self.lives)}"
+        self.lives[order_id] = Life(master, Decimal(str(lots)), list(plan))
+        given = {"symbol": "EURUSD", "order_type": "BUY", "order_quantity": str(lots), "order_id": order_id, **said}
+        self.chain.send("open", f"strategy_provider:{master}", **given)
+        return order_id
+
+    def tell(self, order_id: str, kind: str = "close", **said: object) -> None:
+        """A master does something with an order of his."""
+        self.chain.send(kind, f"strategy_provider:{self.lives[order_id].master}", order_id=order_id, **said)
+
+    def state(self, order_id: str) -> str:
+        """Of a master's order; empty as long as it is not there."""
+        stored = self.client.get(f"copyrisk:{{strategy_provider:{self.lives[order_id].master}}}:order:{order_id}")
+        return str(json.loads(stored)["state"]) if stored else ""
+
+    def begin(self) -> None:
+        """Order something, drawn by lot, together with what is to become of it."""
+        plan = self.dice.choice([["close"], ["close"], ["half", "close"], ["levels", "close"], ["half", "levels"], []])
+        lots = Decimal(self.dice.randrange(10, 60, 2)) / 100
+        said = {"symbol": self.dice.choice(list(SYMBOLS)), "order_type": self.dice.choice(["BUY", "SELL"])}
+        self.order(f"M{self.dice.randrange(self.masters)}", lots, *plan, **said)
+
+    def go_on(self) -> bool:
+        """Do the next thing that is to be done with an order that is open; whether there was one."""
+        for order_id, life in self.lives.items():
+            if life.plan and self.state(order_id) == "open":
+                what = life.plan.pop(0)
+                if what == "half":
+                    self.tell(order_id, order_quantity=str(life.lots / 2))
+                elif what == "levels":
+                    self.tell(order_id, "take_profit", take_profit="9000")
+                else:
+                    self.tell(order_id)
+                return True
+        return False
+
+    def going(self) -> int:
+        """How many orders have something before them."""
+        return sum(bool(life.plan) for life in self.lives.values())
+
+    def backlog(self) -> int:
+        return int(self.client.xlen("copyrisk:replications"))
+
+    def trade(self, orders: int, killer: "Killer | None" = None, limit_s: float = 3_600.0) -> None:
+        """So many orders, each to the end of its plan, as fast as the engine of copies follows."""
+        turn = 0
+        while orders or self.going():
+            turn += 1
+            if self.backlog() < 6 and self.chain.in_flight().get("outstanding", 0) < 2_000:
+                if orders and (self.going() < self.live_at_once or not turn % 9):
+                    orders -= 1
+                    self.begin()
+                else:
+                    self.go_on()
+            if killer is not None:
+                killer.turn()
+            self.chain.wait(0.01)
+
+    # ---- rest
+
+    def is_under_way(self) -> dict[str, int]:
+        busy = self.chain.in_flight() | {"waiting": self.client.hlen("copyrisk:waiting_copies"), "new": self.backlog()}
+        return {name: count for name, count in busy.items() if count}
+
+    def settle(self, limit_s: float = 60.0) -> None:
+        """Wait until nothing is under way."""
+        self.chain.moves = False
+        self.chain.until(lambda: not self.is_under_way() and not self.chain.in_flight_but_resting(), limit_s)
+        self.chain.moves = True
+
+
+@dataclass
+class Killer:
+    """Kills the process that holds the lease up to a second after it began to work, and starts it again."""
+
+    chain: Chain
+    name: str = "replicator"
+    longest_s: float = 1.0
+    kills: int = 0
+
+    def __post_init__(self) -> None:
+        self.dice, self._due_s = random.Random(self.chain.seed + 7), 0.0
+
+    def turn(self) -> None:
+        running = self.chain.processes[self.name]
+        owner = (self.chain.client.get(LEASE) or b"").decode()
+        assert running.popen is not None and running.is_alive, running.log.read_text()[-3_000:]
+        now_s = time.monotonic()
+        if f"-{running.popen.pid}-" not in owner:
+            return
+        if not self._due_s:
+            self._due_s = now_s + self.dice.uniform(0.0, self.longest_s)
+        elif now_s >= self._due_s:
+            self._due_s = 0.0
+            self.kills += 1
+            running.kill()
+            running.start()
+
+
+# ---- what the keys say
+
+
+class Keys:
+    """What the keys of all accounts say, read in bulk."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.records: dict[tuple[str, str], dict[str, Any]] = {}
+        self.holdings: dict[tuple[str, str], dict[str, str]] = {}
+        names: dict[str, list[str]] = defaultdict(list)
+        for key in client.scan_iter("*", 10_000):
+            name = key.decode()
+            kind = (
+                name.partition(":")[0]
+                if not name.startswith("copyrisk:{")
+                else name.rpartition("}:")[2].partition(":")[0]
+            )
+            names[kind].append(name)
+        self.names = names
+        for name, stored in self._read("get", names["order"]):
+            self.records[_owner(name), name.rpartition(":")[2]] = json.loads(stored)
+        for name, stored in self._read("hgetall", names["user_holdings"]):
+            self.holdings[_owner(name), name.rpartition(":")[2]] = decoded(stored)
+        self.data = {
+            name.partition(":")[2]: decoded(stored) for name, stored in self._read("hgetall", names["order_data"])
+        }
+
+    def _read(self, command: str, keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        for start in range(0, len(keys), 5_000):
+            pipe = self.client.pipeline(transaction=False)
+            for key in keys[start : start + 5_000]:
+                getattr(pipe, command)(key)
+            yield from zip(keys[start : start + 5_000], pipe.execute(), strict=True)
+
+    def sizes(self, command: str, kind: str) -> dict[str, int]:
+        return dict(self._read(command, self.names[kind]))
+
+    def config(self, account: str, name: str) -> str:
+        return str(self.client.hget(f"user:{{{account}}}:config", name).decode())
+
+
+def _owner(key: str) -> str:
+    return key[key.index("{") + 1 : key.index("}")]
+
+
+def decisions(copiers: Copiers) -> dict[str, Decision]:
+    """What was decided about each master's order that came to be."""
+    made = Decisions(Pipe(copiers.client))
+    found = {order_id: made.load(order_id) for order_id in copiers.lives if copiers.state(order_id)}
+    assert all(decision is not None and decision.made is not None for decision in found.values())
+    return {order_id: decision for order_id, decision in found.items() if decision is not None}
+
+
+def assert_all_well(copiers: Copiers) -> Counter[str]:
+    """Everything that must be true once nothing is under way; how often what came of a follower."""
+    found = Keys(copiers.client)
+    assert copiers.is_under_way() == {}
+    for stream in ("copyrisk:dead_letters", "copyrisk:breaks"):
+        assert [decoded(said) for _, said in copiers.client.xrange(stream)] == []
+    assert not any(found.sizes("xlen", "outbox").values())
+    for running in copiers.chain.processes.values():
+        text = running.log.read_text()
+        assert "Traceback" not in text, text[text.find("Traceback") - 2_000 :][:6_000]
+        assert '"level": "critical"' not in text, text[-6_000:]
+    counts = _assert_one_each(copiers, found)
+    _assert_in_line(copiers, found)
+    _assert_slots_agree(found)
+    _assert_paid(copiers, found)
+    if copiers.flow != "rock":
+        _assert_provider(copiers, found)
+    return counts
+
+
+def _assert_one_each(copiers: Copiers, found: Keys) -> Counter[str]:
+    """One copy of each order in each follower's account, of the lots that were decided, or one reason."""
+    counts: Counter[str] = Counter()
+    expected: dict[tuple[str, str], Decimal] = {}
+    for order_id, decision in decisions(copiers).items():
+        master = copiers.lives[order_id].master
+        followers = [name.decode() for name in decision.rows["follower"].tolist()]
+        assert sorted(followers) == sorted(
+            member.decode() for member in copiers.client.smembers(f"copy_master_followers:{master}:active")
+        )
+        assert decision.made is not None
+        counts.update(result.decode() for result in decision.made["result"].tolist())
+        assert all(decision.made["result"] != b"")
+        for place in (decision.made["result"] == COPIED).nonzero()[0].tolist():
+            row = decision.rows[place]
+            step = Decimal(decision.header["groups"][int(row["group"])]["step"])
+            expected[order_id, f"copy_follower:{followers[place]}"] = int(row["sized"]["steps"]) * step
+    there = [
+        (found.data[order_id]["master_order_id"], account, Decimal(record["asked"]))
+        for (account, order_id), record in found.records.items()
+        if account.startswith("copy_follower:")
+    ]
+    pairs = Counter((master_order_id, account) for master_order_id, account, _ in there)
+    assert {pair: count for pair, count in pairs.items() if count > 1} == {}
+    assert {(order_id, account): asked for order_id, account, asked in there} == expected
+    return counts
+
+
+def _assert_in_line(copiers: Copiers, found: Keys) -> None:
+    """Each copy holds the share that its master holds, with his levels; nothing of what he has closed."""
+    for (account, order_id), record in found.records.items():
+        if not account.startswith("copy_follower:"):
+            assert record["state"] in ("open", "closed"), (account, order_id, record)
+            continue
+        data = found.data[order_id]
+        master_order_id = data["master_order_id"]
+        master = f"strategy_provider:{copiers.lives[master_order_id].master}"
+        own, theirs = found.holdings.get((account, order_id)), found.holdings.get((master, master_order_id))
+        if theirs is None:
+            assert own is None, (account, own)
+            assert record["state"] == "closed", (account, order_id, record)
+            continue
+        share = Decimal(theirs["order_quantity"]) / Decimal(found.records[master, master_order_id]["asked"])
+        lots = Decimal(own["order_quantity"]) if own else Decimal(0)
+        assert abs(lots - Decimal(record["asked"]) * share) <= Decimal("0.005"), (account, order_id, lots, share)
+        if own:
+            assert record["state"] == "open"
+            names = ("stop_loss", "take_profit", "symbol", "order_type")
+            assert [own.get(name) for name in names] == [theirs.get(name) for name in names], (account, order_id)
+
+
+def _assert_slots_agree(found: Keys) -> None:
+    """Indexes, canonical orders and holders say what the holdings say."""
+    index: dict[str, set[str]] = defaultdict(set)
+    holders: dict[str, set[str]] = defaultdict(set)
+    for (account, order_id), order in found.holdings.items():
+        index[account].add(order_id)
+        holders[f"symbol_holders:{order['symbol']}:{order['user_type']}"].add(account)
+        own = order.keys() - {"commission", "swap"}  # here of the lots that are open, there of all that ever were
+        assert {name: found.data[order_id].get(name) for name in own} == {name: order[name] for name in own}
+    for (_, order_id), record in found.records.items():
+        if record["state"] == "closed":
+            assert found.data[order_id]["order_status"] == "CLOSED", found.data[order_id]
+    said = {
+        _owner(key): {name.decode() for name in members}
+        for key, members in found._read("smembers", found.names["user_orders_index"])
+    }
+    assert said == index
+    held = {
+        key: {name.decode() for name in members}
+        for key, members in found._read("smembers", found.names["symbol_holders"])
+    }
+    assert held == holders
+
+
+def _assert_paid(copiers: Copiers, found: Keys) -> None:
+    """Each balance is what it was at first and the results of all its orders."""
+    booked: dict[str, Decimal] = defaultdict(Decimal)
+    for (account, order_id), record in found.records.items():
+        booked[account] += Decimal(record["net_profit"])
+        assert Decimal(found.data[order_id]["net_profit"]) == Decimal(record["net_profit"])
+    for account, balance in copiers.balances.items():
+        assert Decimal(found.config(account, "wallet_balance")) == balance + booked[account], account
+        assert found.client.hget(f"copyrisk:{{{account}}}:ledger", "reserved_usd") in (None, b"0.00", b"0")
+
+
+def book_of(chain: Chain) -> dict[str, Any]:
+    """The provider's books, however long."""
+    with Speaker(chain.provider.port) as speaker:
+        speaker.say({"control": "book"})
+        return speaker.hear(60.0)
+
+
+def _assert_provider(copiers: Copiers, found: Keys) -> None:
+    """The provider has filled one opening for each order and copy, and his positions are ours."""
+    book = book_of(copiers.chain)
+    opened: dict[str, Decimal] = {}
+    ours: dict[str, Decimal] = {}
+    for (account, order_id), record in found.records.items():
+        for request_id, action, _, is_final, asked, _, filled, _ in record["requests"]:
+            assert is_final, (account, order_id, request_id)
+            assert Decimal(filled) == Decimal(asked)
+            ours[request_id] = Decimal(filled)
+            if action == "open":
+                opened[request_id] = Decimal(filled)
+    assert len(opened) == len(found.records)
+    assert {name: Decimal(said["filled_quantity"]) for name, said in book["orders"].items()} == ours
+    assert opened.keys() == {name for name, said in book["orders"].items() if said["action"] == "open"}
+    own, net = {}, defaultdict(Decimal)
+    for (account, order_id), order in found.holdings.items():
+        lots = own[account, order_id] = Decimal(order["order_quantity"])
+        net[account, order["symbol"]] += lots if order["order_type"] == "BUY" else -lots
+    assert {(account, order_id): Decimal(lots) for account, order_id, lots in book["by_order"]} == own
+    theirs = {(account, symbol): Decimal(lots) for account, symbol, lots in book["net"]}
+    assert theirs == {name: lots for name, lots in net.items() if lots}
+
+
+# ---- runs
+
+
+def parts_of(orders: int) -> list[int]:
+    return [min(ORDERS_A_PART, orders - start) for start in range(0, orders, ORDERS_A_PART)]
+
+
+def run_killed(server: Any, folder: Path, flow: str, orders: int) -> tuple[Counter[str], int]:
+    """Masters trade while the engine of copies is killed; results and kills."""
+    with Chain(server, folder, environ=ENVIRON) as chain:
+        copiers = Copiers(chain, flow)
+        chain.start("workers-0", "workers")
+        chain.start("daemon", "daemon")
+        if flow != "rock":
+            chain.start_simulator()
+            chain.start("gateway", "gateway")
+        chain.start("replicator", "replicator")
+        killer = Killer(chain)
+        copiers.trade(orders, killer)
+        copiers.settle()
+        counts = assert_all_well(copiers)
+        assert Keys(chain.client).holdings
+        for order_id in copiers.lives:
+            if copiers.state(order_id) == "open":
+                copiers.tell(order_id)
+        while copiers.is_under_way():
+            killer.turn()
+            chain.wait(0.01)
+        copiers.settle()
+        assert assert_all_well(copiers) == counts
+        assert Keys(chain.client).holdings == {}
+        return counts, killer.kills
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("flow", ["rock", "barclays"])
+def test_killed_every_second(bundled_server: Any, tmp_path: Path, flow: str) -> None:
+    began_s = time.monotonic()
+    for part in parts_of(ORDERS):
+        bundled_server.client().flushall()
+        counts, kills = run_killed(bundled_server, tmp_path, flow, part)
+        print(flow, part, counts, f"{kills} kills", f"{time.monotonic() - began_s:.0f} s")
+        assert kills > 3
+        assert counts["copied"] > 0.9 * counts.total()
