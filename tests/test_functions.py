@@ -64,6 +64,7 @@ def a_change(read: AccountRead, **chosen: Any) -> Change:
         "version": 7,
         "balance": "10050.00",
         "reserved_usd": "0.00",
+        "booked_usd": "12.50",
         "order": OPEN,
         "absent": ("stop_loss",),
         "record": "{}",
@@ -175,7 +176,11 @@ def test_a_change_is_applied_whole(shop: Shop) -> None:
     assert order.items() >= OPEN.items()
     assert "stop_loss" not in order
     assert order["foreign"] == "stays"
-    assert decoded(shop.client.hgetall("copyrisk:{live:1}:ledger")) == {"version": "7", "reserved_usd": "0.00"}
+    assert decoded(shop.client.hgetall("copyrisk:{live:1}:ledger")) == {
+        "version": "7",
+        "reserved_usd": "0.00",
+        "booked_usd": "12.50",
+    }
     assert shop.client.get("copyrisk:{live:1}:order:O1") == b"{}"
     assert shop.client.ttl("copyrisk:{live:1}:order:O1") == -1
     assert shop.client.get("copyrisk:{live:1}:answer:K") == b"answered"

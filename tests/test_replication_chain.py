@@ -31,6 +31,7 @@ ENVIRON = {
     "REPLICATION_SIGNAL_MAX_AGE_MS": 0,  # killed every second it is late, and what is too old would not be copied
     "REPLICATION_PRICE_DEVIATION_PCT": 0,
     "REPLICATION_RETRY_MS": 100,
+    "REPLICATION_LEASE_MS": 700,
 }
 LEASE = "copyrisk:lease:replicator"
 
@@ -145,9 +146,10 @@ class Copiers:
 
     def settle(self, limit_s: float = 60.0) -> None:
         """Wait until nothing is under way."""
-        self.chain.moves = False
-        self.chain.until(lambda: not self.is_under_way() and not self.chain.in_flight_but_resting(), limit_s)
-        self.chain.moves = True
+        deadline_s = time.monotonic() + limit_s
+        while busy := self.is_under_way():
+            assert time.monotonic() < deadline_s, busy
+            self.chain.wait(0.05)
 
 
 @dataclass

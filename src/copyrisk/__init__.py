@@ -1,7 +1,8 @@
 """copyrisk: account valuation and risk for brokers that run on Redis.
 
 Other services import the kernels from here: `judge_quotes`, `price_legs`, `fold_all`, `value_accounts` on
-arrays of the dtypes in `copyrisk.layout`, with `RowCode` and `LadderState` for what they answer.
+arrays of the dtypes in `copyrisk.layout`, with `RowCode` and `LadderState` for what they answer; and `size_lots`, the lots
+of followers' copies, with `SizeCode`.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,7 @@ from copyrisk._core import (
 from copyrisk.errors import CopyriskError, ShapeError
 from copyrisk.flow import select_flow
 from copyrisk.risk import fold_all
+from copyrisk.sizing import AboveMax, BelowMin, Rounding, SizeCode, SizingMode, size_lots
 
 try:
     __version__ = version("copyrisk")
@@ -27,12 +29,17 @@ except PackageNotFoundError:  # imported from a source tree that is not installe
     __version__ = "0+source"
 
 __all__ = [
+    "AboveMax",
+    "BelowMin",
     "ConversionSide",
     "CopyriskError",
     "LadderState",
     "OrderEffect",
+    "Rounding",
     "RowCode",
     "ShapeError",
+    "SizeCode",
+    "SizingMode",
     "__version__",
     "fold_accounts",
     "fold_all",
@@ -40,5 +47,6 @@ __all__ = [
     "layout",
     "price_legs",
     "select_flow",
+    "size_lots",
     "value_accounts",
 ]

@@ -73,8 +73,9 @@ def explanation(
         differs = differences(decision.rows)
         order = _order_facts(decision, waiting, differs)
         followers = [
-            _follower_facts(decision, place, waiting, differs.get(place, "")) | copies.get(place, {})
+            _follower_facts(decision, place, waiting, differs.get(place, "")) | _with_fill(decision, place, state)
             for place in places
+            for state in [copies.get(place, {})]
         ]
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as fault:
         reason = f"the decision about {decision.order_id}: {str(fault)[:80]!a}"

@@ -9,6 +9,7 @@ from copyrisk.gateway.ledger import Ledger
 from copyrisk.gateway.messages import printable
 from copyrisk.gateway.records import Record
 from copyrisk.relationships import RELATIONSHIPS, add_relationship_commands
+from copyrisk.reporting import REPORTING, add_reporting_commands
 from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
 from copyrisk.store.letters import list_letters, replay
@@ -32,6 +33,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     database = commands.add_parser("database", help="the broker's database, as the settings name it")
     database.add_argument("action", choices=("check", "migrate"), help="say what is wrong; or make what is absent")
     add_relationship_commands(commands)
+    add_reporting_commands(commands)
 
 
 def _required_url(settings: Settings, what: str) -> str:
@@ -107,4 +109,5 @@ COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "requests": _requests,
     "database": _database,
     **RELATIONSHIPS,
+    **REPORTING,
 }
