@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from copyrisk._templates import Template
 from copyrisk.commands import Command, CommandType, copy_id
 from copyrisk.copying import CopySettings
+from copyrisk.decimals import decimal_text
 from copyrisk.errors import CopyriskError
 from copyrisk.execution import decide
 from copyrisk.forms import Form, Forms
@@ -216,7 +217,7 @@ _CENTS = st.integers(1, 10**9).map(lambda cents: Decimal(cents).scaleb(-2))
 _FOLLOWERS = st.lists(
     st.tuples(
         st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
-        st.integers(1, 10_000).map(lambda steps: Decimal(steps).scaleb(-2)),
+        st.integers(1, 10_000).map(lambda steps: Decimal(decimal_text(Decimal(steps).scaleb(-2)))),
         _CENTS,
         st.sampled_from(["", "1", "1795272122383", "x", "007"]),
     ),

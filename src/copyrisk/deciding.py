@@ -242,12 +242,12 @@ def _header(
         "decided_ms": server_ms,
         "master_figures": figures,
         "quote": {"bid": decimal_text(quote.bid), "ask": decimal_text(quote.ask), "judged_ms": markets.now_ms},
-        "groups": [group_words(group) for group in groups],
+        "groups": [_group_words(group) for group in groups],
         "settings": [_settings_words(settings, event) for settings in table.settings],
     }
 
 
-def group_words(group: GroupMarket) -> dict[str, Any]:
+def _group_words(group: GroupMarket) -> dict[str, Any]:
     if group.refusal:
         return {"group": group.name, "refusal": group.refusal}
     lots = group.conditions.lots

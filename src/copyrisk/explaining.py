@@ -23,6 +23,7 @@ from copyrisk.sizing import RULES, UNKNOWN_AMOUNT, SizeCode, SizingMode, is_size
 from copyrisk.store.decisions import Decision
 from copyrisk.store.followers import follower_of
 from copyrisk.store.functions import text
+from copyrisk.terms import Flow, OrderType
 
 Facts = dict[str, Any]
 
@@ -73,13 +74,14 @@ def explanation(
         differs = differences(decision.rows)
         order = _order_facts(decision, waiting, differs)
         followers = [
-            _follower_facts(decision, place, waiting, differs.get(place, "")) | _with_fill(decision, place, state)
+            _follower_facts(decision, place, waiting, differs.get(place, "")) | copies.get(place, {})
             for place in places
-            for state in [copies.get(place, {})]
         ]
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as fault:
         reason = f"the decision about {decision.order_id}: {str(fault)[:80]!a}"
         raise StoreError(reason, code="decision_unreadable") from None
+    for one in followers:
+        one["filled_ms"] = _filled_ms(one)
     names = decision.rows["follower"].tolist()
     return Explanation(order, followers, {text(names[place]): what for place, what in differs.items()})
 
@@ -249,6 +251,14 @@ def _made_facts(decision: Decision, place: int) -> Facts:
         "stored_ms": received_ms + stored_us / 1e3 if is_timed else None,
         "latency_ms": stored_us / 1e3 if is_timed else None,
     }
+
+
+def _filled_ms(one: Facts) -> float | None:
+    """When a copy was filled: what is opened here, at the market, is filled as it is stored."""
+    known: float | None = one.get("filled_ms")
+    now = one.get("copy") or {}
+    is_filled_here = now.get("flow") == Flow.LOCAL and now.get("order_type") in (OrderType.BUY, OrderType.SELL)
+    return one["stored_ms"] if known is None and is_filled_here else known
 
 
 def place_of(decision: Decision, follower: str) -> int:

@@ -45,7 +45,7 @@ def _order_lines(order: Facts) -> list[str]:
         _line(
             "latency", "unknown" if latency is None else _words({name: f"{ms:g} ms" for name, ms in latency.items()})
         ),
-        _line("target", "as it was opened" if target is None else _words(target)),
+        _line("target", "as it was opened" if target is None else _set_words(target)),
         _line("waiting", f"{len(order['waiting'])} copies"),
     ]
     lines += [_line("", f"{own_id} of {one['follower']}: {one['code']}") for own_id, one in order["waiting"].items()]
@@ -57,7 +57,7 @@ def _follower_lines(one: Facts, received_ms: int) -> list[str]:
     lines = [
         _line("follower", f"{one['follower']}, copy {one['copy_id'] or 'none'}"),
         _line("group", _words(one["group"])),
-        _line("settings", _words(one["settings"])),
+        _line("settings", _set_words(one["settings"])),
         _line("quotes", f"{_known(one['equity_age_ms'])} ms old at most"),
     ]
     if sizing is None:
@@ -71,7 +71,7 @@ def _follower_lines(one: Facts, received_ms: int) -> list[str]:
         _line("result", f"{one['result'] or 'not made yet'}{made}"),
         _line("stored", _after(one["stored_ms"], received_ms)),
         _line("filled", _after(one.get("filled_ms"), received_ms)),
-        _line("copy now", _words(now)),
+        _line("copy now", _set_words(now)),
     ]
     lines += [_line("", _happened(said, received_ms)) for said in one.get("history", ())]
     if one["waiting"] is not None:
@@ -90,6 +90,11 @@ def _line(label: str, value: str) -> str:
 
 def _words(said: Mapping[str, Any] | None) -> str:
     return "unknown" if said is None else ", ".join(f"{name} {_known(value)}" for name, value in said.items())
+
+
+def _set_words(said: Mapping[str, Any] | None) -> str:
+    """Without what is not set."""
+    return _words(said and {name: value for name, value in said.items() if value is not None})
 
 
 def _in_ms(said: Mapping[str, float] | None) -> str:
@@ -119,7 +124,7 @@ def _after(ms: float | None, received_ms: int) -> str:
 def replication_lines(found: Facts) -> list[str]:
     """For people: a line a count, with its target where it has one."""
     success = "unknown" if found["success_pct"] is None else f"{found['success_pct']:.3f} %"
-    waits = "none" if found["oldest_entry_ms"] is None else f"{found['oldest_entry_ms']} ms"
+    waits = "" if found["oldest_entry_ms"] is None else f"; the oldest waits {found['oldest_entry_ms']} ms"
     holder = found["lease_holder"]
     return [
         _line("master", found["master"] or "all of them"),
@@ -136,7 +141,7 @@ def replication_lines(found: Facts) -> list[str]:
         _line(
             "entries",
             f"{_known(found['entries'])}, {_known(found['entries_taken'])} of them taken, "
-            f"{_known(found['entries_not_taken'])} not; the oldest waits {waits}",
+            f"{_known(found['entries_not_taken'])} not{waits}",
         ),
         _line("lease", "nobody has it" if holder is None else f"{holder}, {found['lease_left_ms']} ms left"),
     ]

@@ -26,7 +26,7 @@ from copyrisk.settings import Settings
 from copyrisk.store.connection import check_server, connect
 from copyrisk.store.pipe import Pipe
 
-_ROLES = ("simulator", "gateway", "workers", "monitors")
+_ROLES = ("simulator", "gateway", "workers", "replicator", "monitors")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from copyrisk.store.functions import text, texts
 from copyrisk.store.pipe import Pipe, pack
 
 _AT_ONCE, _SHOWN = 2_000, 4
+_CLOSED_BY = ("stop_loss", "take_profit", "master")
 _OF_STATUS = {"OPEN": "open", "CLOSED": "closed", "PENDING": "pending", "QUEUED": "sent"}
 
 
@@ -47,9 +48,10 @@ class Trades:
         order = json.loads(event.get("order", "{}"))
         status = order.get("order_status", "")
         reason = order.get("reason", "")
-        by = f" by {reason.replace('_', ' ')}" if status == "CLOSED" and reason in ("stop_loss", "take_profit") else ""
-        is_level = event.get("type") in ("stop_loss", "take_profit")
-        self.counts["protected" if is_level else _OF_STATUS.get(status, status.lower()) + by] += 1
+        by = f" by {reason.replace('_', ' ')}" if status == "CLOSED" and reason in _CLOSED_BY else ""
+        is_level, is_copy = event.get("type") in ("stop_loss", "take_profit"), event.get("type") == "copy"
+        word = "protected" if is_level else "copied" if is_copy else _OF_STATUS.get(status, status.lower()) + by
+        self.counts[word] += 1
         price = order.get("close_price") if status == "CLOSED" else order.get("order_price")
         result = f"  {float(order['net_profit']):+,.2f} USD" if status == "CLOSED" else ""
         self.latest.append(

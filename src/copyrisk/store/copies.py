@@ -17,6 +17,7 @@ from copyrisk.keys import Account
 from copyrisk.orders import Event
 from copyrisk.records import order_fields, record_text, result_fields
 from copyrisk.situation import Outcome
+from copyrisk.steps import request_words
 from copyrisk.store.changes import Cause, change_of
 from copyrisk.store.effects import Effects, Waiting
 from copyrisk.store.functions import AccountRead, Standing, copy_request, hold_request
@@ -86,8 +87,10 @@ class CopyForm:
         self, outcome: Outcome, cause: Cause, standing: tuple[str, str], now_ms: int, effects: Effects
     ) -> None:
         order = replace(outcome.order, account=_ACCOUNT, id=_ORDER)
-        self._request_prefix = next(iter(order.requests.values())).action[:1] if order.requests else ""
-        change = change_of(_read(now_ms), replace(outcome, order=order), cause)
+        opening = order.request_of("open", "place")
+        self._request_prefix = opening.action[:1] if opening else ""
+        asked = request_words(order, opening) if opening else {}
+        change = change_of(_read(now_ms), replace(outcome, order=order, request=asked), cause)
         is_filled = outcome.event is Event.OPENED
         said = _blanked(order_fields(order), is_filled=is_filled)
         group, copy_status = standing

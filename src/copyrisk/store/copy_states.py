@@ -98,7 +98,7 @@ def _histories(pipe: Pipe, copies: Sequence[Held], since_ms: int) -> list[list[d
         replies = dict(zip(starts, ask(pipe, asked), strict=True))
         starts = {}
         for i, reply in replies.items():
-            entries = reply or ()
+            entries: Sequence[tuple[bytes, Sequence[bytes]]] = reply or []
             found[i] += [told for entry in entries if (told := _told(entry, copies[i][1])) is not None]
             if len(entries) == _PAGE:
                 starts[i] = f"({text(entries[-1][0])}"
@@ -119,11 +119,7 @@ def _told(entry: tuple[bytes, Sequence[bytes]], own_id: str) -> dict[str, Any] |
             "at_ms": int(text(entry_id).partition("-")[0]),
             "what": str(said.get("change") or said["type"]),
             "code": str(said["code"]),
-            **{
-                name: str(order[name])
-                for name in ("execution_status", "order_quantity", "order_price")
-                if name in order
-            },
+            **{name: str(order[name]) for name in _SHOWN if name in order},
         }
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
