@@ -57,6 +57,8 @@ class Cohort:
         Of the book, -1 for who is not in it.
     present : (k,) intp
         Places of those who are.
+    settings_of : (n,) intp
+        Places of their settings in `settings`.
     """
 
     def __init__(self, event: MasterEvent, observer: Observer, members: Sequence[bytes]) -> None:
@@ -74,7 +76,8 @@ class Cohort:
         rows = self.rows_present()
         numbers, self.numbers = np.unique(observer.followers.numbers_of(rows), return_inverse=True)
         self.settings: list[CopySettings] = [observer.followers.settings[number] for number in numbers.tolist()]
-        self.decided["settings"][self.present] = self.numbers
+        self.settings_of = np.zeros(len(members), np.intp)
+        self.settings_of[self.present] = self.numbers
         names, places = np.unique(book.groups_of(rows), return_inverse=True)
         self.groups = [book.market.names.text(name) for name in names.tolist()][:_GROUPS_LIMIT]
         self.decided["group"][self.present] = places + 1  # the master's group is the first

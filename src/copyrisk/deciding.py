@@ -54,7 +54,7 @@ class CopyOptions:
     """
 
     batch: int = 50
-    signal_max_age_ms: int = 10_000
+    signal_max_age_ms: int = 30_000
     equity_max_age_ms: int = 30_000
     price_deviation_pct: float = 1.0
     corrects_contract_size: bool = False
@@ -145,7 +145,7 @@ class Decider:
         followers = self._observer.followers.accounts_of(table.rows[chosen])
         owed = self._remainders.owed(followers, event.master.id, event.symbol)
         is_sold = np.array([settings.reverse is event.order_type.is_buy for settings in table.settings])
-        signed = np.where(is_sold[table.decided["settings"][chosen]], -owed, owed)
+        signed = np.where(is_sold[table.settings_of[chosen]], -owed, owed)
         return {"rounding": Rounding.NEAREST.value, "carry_steps": np.clip(signed / lot_step, -1.0, 1.0)}
 
 
@@ -158,7 +158,7 @@ def _terms(
     corrects_size: bool,
 ) -> dict[str, Any]:
     """What the sizes of some followers follow from, besides figures."""
-    place = table.decided["settings"][chosen]
+    place = table.settings_of[chosen]
     by_settings = {
         name: np.array([getattr(settings, name).value for settings in table.settings])[place]
         for name in ("below_min", "above_max", "rounding", "leverage_correction")
@@ -243,8 +243,23 @@ def _header(
         "master_figures": figures,
         "quote": {"bid": decimal_text(quote.bid), "ask": decimal_text(quote.ask), "judged_ms": markets.now_ms},
         "groups": [_group_words(group) for group in groups],
-        "settings": [_settings_words(settings, event) for settings in table.settings],
+        "settings": _each_once(event, table),
     }
+
+
+def _each_once(event: MasterEvent, table: Cohort) -> list[dict[str, Any]]:
+    """What sizes follow from, each once; says in the decision which is whose."""
+    places: dict[tuple[Any, ...], int] = {}
+    found, place_of = [], []
+    for settings in table.settings:
+        words = _settings_words(settings, event)
+        place = places.setdefault(tuple(words.values()), len(found))
+        if place == len(found):
+            found.append(words)
+        place_of.append(place)
+    if place_of:
+        table.decided["settings"] = np.array(place_of)[table.settings_of]
+    return found
 
 
 def _group_words(group: GroupMarket) -> dict[str, Any]:

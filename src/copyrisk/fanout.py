@@ -163,7 +163,8 @@ class Fanout:
         is_reverse = np.array([words["reverse"] for words in work.decision.header["settings"]], np.bool_)
         reverse = is_reverse[work.decision.rows["settings"][candidates.places]]
         names, numbers = book.groups_of(candidates.rows), followers.numbers_of(candidates.rows)
-        kinds = (names.astype(np.int64) << 32) | (numbers.astype(np.int64) << 1) | reverse
+        same = np.array(followers.kinds, np.int64)[numbers]
+        kinds = (names.astype(np.int64) << 32) | (same << 1) | reverse
         distinct, which = np.unique(kinds, return_inverse=True)
         texts = {name: book.market.names.text(name) for name in np.unique(names).tolist()}
         work.forms.read(texts.values(), anew=anew)

@@ -25,7 +25,7 @@ def explanation_lines(found: Explanation) -> list[str]:
 
 def _order_lines(order: Facts) -> list[str]:
     times, received_ms = order["times"], order["times"]["received_ms"]
-    latency, target = order["latency_ms"], order["target"]
+    target = order["target"]
     price = f"{order['order_type']} {order['lots']} {order['symbol']} at {order['order_price']}"
     stored = [_after(times[name], received_ms) for name in ("first_stored_ms", "last_stored_ms")]
     copied = f"{order['copied']} copied, {order['lots_copied']} lots"
@@ -42,9 +42,7 @@ def _order_lines(order: Facts) -> list[str]:
         _line("quote", _words(order["quote"])),
         _line("followers", f"{order['followers']}: {copied}"),
         *(_line("", f"{count} {reason}") for reason, count in order["why_not"].items()),
-        _line(
-            "latency", "unknown" if latency is None else _words({name: f"{ms:g} ms" for name, ms in latency.items()})
-        ),
+        _line("latency", _in_ms(order["latency_ms"])),
         _line("target", "as it was opened" if target is None else _set_words(target)),
         _line("waiting", f"{len(order['waiting'])} copies"),
     ]

@@ -22,6 +22,7 @@ from copyrisk.table import Table
 from copyrisk.terms import AccountType
 
 _AT_ONCE = 1_000
+_SETTINGS_MORE = 1_000
 _TAG = f"{AccountType.FOLLOWER.value}:".encode()
 _UNREADABLE = CopySettings(refusal="account_unreadable")
 
@@ -53,13 +54,17 @@ class Followers:
     ----------
     settings : list of CopySettings
         Each that occurs, once.
+    kinds : list of int
+        For each of them, the first of `settings` that is the same as far as an order is concerned, whatever its size.
     """
 
     def __init__(self, pipe: Pipe, book: Book, default: CopyDefaults) -> None:
         self._pipe, self._book, self._default = pipe, book, default
         self._requests = Requests()
         self.settings: list[CopySettings] = [_UNREADABLE]
+        self.kinds: list[int] = [0]
         self._number_of: dict[tuple[bytes | None, ...], int] = {}
+        self._kind_of: dict[tuple[str, str, str | None], int] = {}
         self._numbers, self._investments = Table("i4"), Table("f8")
 
     def refresh(self, rows: RowNumbers) -> None:
@@ -70,6 +75,8 @@ class Followers:
         StoreError, StoreUnavailable
         """
         book = self._book
+        if len(self.settings) > 2 * len(book.account_ids) + _SETTINGS_MORE:
+            self._forget_unused()
         self._numbers.cover(book.account_ids.high)
         self._investments.cover(book.account_ids.high)
         for row, reply in self._ask(keys.CONFIG, (*fields.COPY_FIELDS, fields.INVESTMENT), self.followers_among(rows)):
@@ -87,12 +94,28 @@ class Followers:
         kept = [row for row in rows.tolist() if born[row] and index.text(row).startswith(_TAG)]
         return np.array(kept, np.int32)
 
+    def _forget_unused(self) -> None:
+        """Renumber the settings that somebody has; of others nobody asks."""
+        used, numbers = np.unique(np.append(self._numbers.rows, 0), return_inverse=True)
+        kept = [self.settings[number] for number in used.tolist()]
+        place = {number: i for i, number in enumerate(used.tolist())}
+        self._numbers.rows[:] = numbers[:-1]
+        self._number_of = {values: place[number] for values, number in self._number_of.items() if number in place}
+        self.settings, self.kinds, self._kind_of = [], [], {}
+        for settings in kept:
+            self._add(settings)
+
+    def _add(self, settings: CopySettings) -> None:
+        kind = (settings.refusal, settings.copy_status, settings.sending_orders)
+        self.kinds.append(self._kind_of.setdefault(kind, len(self.settings)))
+        self.settings.append(settings)
+
     def _number(self, values: tuple[bytes | None, ...]) -> int:
         number = self._number_of.get(values)
         if number is None:
             number = self._number_of[values] = len(self.settings)
             words = [None if value is None else text(value) for value in values]
-            self.settings.append(parse_settings(words, self._default))
+            self._add(parse_settings(words, self._default))
         return number
 
     def numbers_of(self, rows: RowNumbers) -> npt.NDArray[np.int32]:
