@@ -40,7 +40,8 @@ class CopyDesk(Desk):
     """A desk with master M, whose orders are copied; with `flow` that of master and followers."""
 
     def __init__(self, server: Any, flow: str = "rock", master_balance: object = "100000", **flags: object) -> None:
-        super().__init__(server, **{"replication__retry_ms": 10, "replication__limits_check_ms": 10, **flags})
+        mine = {"retry_ms": 10, "limits_check_ms": 10, "lease_ms": 60_000}
+        super().__init__(server, **{f"replication__{name}": value for name, value in mine.items()} | flags)
         self.flow = flow
         self.account(MASTER, flow, master_balance)
         self._replicator: Replicator | None = None
@@ -68,8 +69,8 @@ class CopyDesk(Desk):
 
     # ---- the engine
 
-    def new_replicator(self, lease_ms: int = 60_000) -> Replicator:
-        made = make_replicator(self.new_client(), self.settings, lease_ms=lease_ms)
+    def new_replicator(self) -> Replicator:
+        made = make_replicator(self.new_client(), self.settings)
         made._consumer.join()
         return made
 

@@ -1,8 +1,8 @@
 """copyrisk: account valuation and risk for brokers that run on Redis.
 
 Other services import the kernels from here: `judge_quotes`, `price_legs`, `fold_all`, `value_accounts` on
-arrays of the dtypes in `copyrisk.layout`, with `RowCode` and `LadderState` for what they answer; and `size_lots`, the lots
-of followers' copies, with `SizeCode`.
+arrays of the dtypes in `copyrisk.layout`, with `RowCode` and `LadderState` for what they answer; and `size_lots`, the
+lots of followers' copies, with `SizeCode`.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -69,33 +69,35 @@ cdef class Template:
         self._n_pieces += 1
         return 0
 
-    cdef Py_ssize_t _number(self, Py_ssize_t at, char mark) except -1:
-        """The number behind a mark; the position behind its line is `at` + the line's size."""
+    cdef Py_ssize_t _number(self, Py_ssize_t at, char mark, Py_ssize_t* behind) except -1:
+        """The number behind a mark, and where its line ends."""
         cdef const char* text = self._text
-        cdef Py_ssize_t end = PyBytes_GET_SIZE(self._packed), value = 0
+        cdef Py_ssize_t end = PyBytes_GET_SIZE(self._packed), value = 0, first = at + 1
         if at >= end or text[at] != mark:
             raise ValueError("packed: expected whole commands")
         at += 1
         while at < end and c"0" <= text[at] <= c"9" and value < 1 << 40:
             value = 10 * value + text[at] - c"0"
             at += 1
-        if at + 2 > end or text[at] != c"\r":
+        if at == first or not self._ends_line(at):
             raise ValueError("packed: expected whole commands")
+        behind[0] = at + 2
         return value
+
+    cdef bint _ends_line(self, Py_ssize_t at):
+        return at + 2 <= PyBytes_GET_SIZE(self._packed) and self._text[at] == c"\r" and self._text[at + 1] == c"\n"
 
     cdef int _parse(self) except -1:
         cdef const char* text = self._text
         cdef Py_ssize_t at = 0, end = PyBytes_GET_SIZE(self._packed), words, size, line, head
         while at < end:
-            words = self._number(at, c"*")
-            line = <const char*>memchr(text + at, c"\n", end - at) - text + 1
+            words = self._number(at, c"*", &line)
             self._add(FIXED, at, line - at)
             at = line
             for _ in range(words):
-                size = self._number(at, c"$")
                 head = at
-                line = <const char*>memchr(text + at, c"\n", end - at) - text + 1
-                if line + size + 2 > end:
+                size = self._number(at, c"$", &line)
+                if not self._ends_line(line + size):
                     raise ValueError("packed: expected whole commands")
                 if memchr(text + line, c"@", size) == NULL:
                     self._add(FIXED, head, line + size + 2 - head)

@@ -250,7 +250,8 @@ def _header(
 def _each_once(event: MasterEvent, table: Cohort) -> list[dict[str, Any]]:
     """What sizes follow from, each once; says in the decision which is whose."""
     places: dict[tuple[Any, ...], int] = {}
-    found, place_of = [], []
+    found: list[dict[str, Any]] = []
+    place_of: list[int] = []
     for settings in table.settings:
         words = _settings_words(settings, event)
         place = places.setdefault(tuple(words.values()), len(found))

@@ -76,7 +76,7 @@ class Decisions:
             if made is not None:
                 found.results, found.made = _parse(zlib.decompress(made), MADE)
             found.target, found.target_version = _parse_target(target)
-        except (ValueError, LookupError, TypeError, zlib.error) as fault:
+        except (ValueError, LookupError, TypeError, RecursionError, zlib.error) as fault:
             raise StoreError(f"the decision about {order_id}: {fault}", code="decision_unreadable") from None
         return found
 
@@ -90,7 +90,7 @@ class Decisions:
         (stored,) = self._ask(pack("HGET", keys.copies(order_id), "target"))
         try:
             return _parse_target(stored)
-        except (ValueError, LookupError, TypeError) as fault:
+        except (ValueError, LookupError, TypeError, RecursionError) as fault:
             raise StoreError(f"the target of {order_id}: {fault}", code="decision_unreadable") from None
 
     def store(self, decision: Decision) -> Decision:

@@ -8,6 +8,7 @@ import numpy as np
 import redis
 
 from copyrisk import keys
+from copyrisk.errors import StoreError
 from copyrisk.replication import COPIED, MasterEvent
 from copyrisk.store.connection import store_error
 from copyrisk.store.decisions import Decision
@@ -58,7 +59,10 @@ class Tallies:
         said: Mapping[str, str] = (
             {text(name): text(value) for name, value in reply.items()} if isinstance(reply, dict) else texts(reply)
         )
-        return {name: int(value) for name, value in said.items()}
+        try:
+            return {name: int(value) for name, value in said.items()}
+        except ValueError:
+            raise StoreError("what is counted is no number", code="counts_unreadable") from None
 
 
 def counts_of(decision: Decision) -> dict[str, int]:
