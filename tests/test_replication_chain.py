@@ -31,7 +31,7 @@ ENVIRON = {
     "REPLICATION_SIGNAL_MAX_AGE_MS": 0,  # killed every second it is late, and what is too old would not be copied
     "REPLICATION_PRICE_DEVIATION_PCT": 0,
     "REPLICATION_RETRY_MS": 100,
-    "REPLICATION_LEASE_MS": 700,
+    "REPLICATION_LEASE_MS": 1_000,
 }
 LEASE = "copyrisk:lease:replicator"
 

@@ -5,11 +5,13 @@ not copied, and the reason names the field.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from copyrisk.decimals import ZERO, parse_decimal
+from copyrisk.errors import InvalidId
 from copyrisk.fields import COPY_FIELDS
+from copyrisk.keys import check_symbol
 from copyrisk.sizing_terms import AboveMax, BelowMin, LeverageCorrection, Rounding, SizingMode
 from copyrisk.terms import OrderType
 
@@ -99,11 +101,13 @@ class _Unusable(Exception):
 
 def parse_settings(values: Sequence[str | None], default: CopyDefaults) -> CopySettings:
     """The settings of a configuration's `COPY_FIELDS`; what cannot be read is a refusal, never an exception."""
-    said = {name: value.strip() for name, value in zip(COPY_FIELDS, values, strict=True) if value is not None}
+    there = dict(zip(COPY_FIELDS, values, strict=True))
+    said = {name: value.strip() for name, value in there.items() if value is not None}
+    status = there["copy_status"] or ""  # as it stands: the call that makes a copy compares it
     try:
-        return _settings(said, default)
+        return replace(_settings(said, default), copy_status=status)
     except _Unusable as unusable:
-        return CopySettings(refusal=f"{unusable}_invalid", copy_status=said.get("copy_status", ""))
+        return CopySettings(refusal=f"{unusable}_invalid", copy_status=status)
 
 
 def _settings(said: dict[str, str], default: CopyDefaults) -> CopySettings:
@@ -111,7 +115,6 @@ def _settings(said: dict[str, str], default: CopyDefaults) -> CopySettings:
     lift = _number(said, "lift_risk_limit")
     return CopySettings(
         refusal=_refusal(said),
-        copy_status=said.get("copy_status", ""),
         sending_orders=said.get("sending_orders"),
         sizing_mode=mode,
         rounding=Rounding(_word(said, "rounding", tuple(Rounding), default.rounding)),
@@ -182,10 +185,14 @@ def _flag(said: dict[str, str], name: str) -> bool:
 
 def _symbols(said: dict[str, str], name: str) -> frozenset[str]:
     """Symbols separated by commas or spaces."""
-    found = frozenset(said.get(name, "").replace(",", " ").split())
-    if len(found) > _SYMBOLS_LIMIT:
+    text = said.get(name, "")
+    found = frozenset(text.replace(",", " ").split())
+    if len(found) > _SYMBOLS_LIMIT or (text and not found):
         raise _Unusable(name)
-    return found
+    try:
+        return frozenset(map(check_symbol, found))
+    except InvalidId:
+        raise _Unusable(name) from None
 
 
 def _limit(said: dict[str, str], mode_name: str, percentage: str, amount: str) -> AccountLimit | None:

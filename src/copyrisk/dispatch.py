@@ -7,7 +7,7 @@ follow waits in the account's outbox.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -48,10 +48,10 @@ class Dispatcher:
     def __init__(self, pipe: Pipe, appraiser: Appraiser, effects: Effects, filler: Filler) -> None:
         self._pipe, self._appraiser, self._effects, self._filler = pipe, appraiser, effects, filler
 
-    def carry_out(self, jobs: Sequence[Job], *, until_ms: int | None = None) -> None:
+    def carry_out(self, jobs: Sequence[Job], *, until: Callable[[], int] | None = None) -> None:
         """Do them all, those of one account one after the other.
 
-        After `until_ms`, by the server's clock, nothing more is changed.
+        `until` is asked before each wave of changes until when, by the server's clock, they may be made.
 
         Afterwards the verdict of a job that could not be done is a `TryLater`; all others are done with.
 
@@ -65,15 +65,15 @@ class Dispatcher:
             wave: dict[Account, Job] = {}
             for job in waiting:
                 wave.setdefault(job.account, job)
-            done = set(self._wave(list(wave.values()), until_ms))
+            done = set(self._wave(list(wave.values()), until))
             waiting = [job for job in waiting if job not in done]
 
-    def _wave(self, jobs: list[Job], until_ms: int | None) -> list[Job]:
+    def _wave(self, jobs: list[Job], until: Callable[[], int] | None) -> list[Job]:
         """Do one job each of some accounts; returns all but those that must be decided anew."""
         left = self._read(jobs)
         judge_wave(jobs, self._appraiser)
         crash.reach("worker.decided")
-        made = self._change(jobs, until_ms)
+        made = self._change(jobs, None if until is None else until())
         crash.reach("worker.changed")
         events = [event for job in jobs if (event := self._event(job))]
         for reply in self._pipe.exchange([self._effects.event_request(event) for event in events]):

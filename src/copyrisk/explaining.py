@@ -28,6 +28,8 @@ from copyrisk.terms import Flow, OrderType
 Facts = dict[str, Any]
 
 _RULES = {rule.value: rule.name.lower() for rule in set(RULES.values())}
+_TIMES = ("ordered_ms", "received_ms", "decided_ms")
+_LAST_MS = 253_402_300_799_999  # of the year 9999
 _SIZED_FIELDS = ("steps", "raw_steps", "carry_steps", "code")
 _RATIO_DIGITS, _LOT_DECIMALS = 12, 10
 
@@ -71,6 +73,8 @@ def explanation(
         `decision_unreadable`: it does not hold what a decision holds.
     """
     try:
+        if decision.made is not None and len(decision.made) != len(decision.rows):
+            raise ValueError(f"{len(decision.made)} results of {len(decision.rows)} followers")
         differs = differences(decision.rows)
         order = _order_facts(decision, waiting, differs)
         followers = [
@@ -120,9 +124,9 @@ def _order_facts(decision: Decision, waiting: Mapping[str, Facts], differs: Mapp
     return {
         "order_id": decision.order_id,
         **{name: header[name] for name in names},
-        "times": {name: int(header[name]) for name in ("ordered_ms", "received_ms", "decided_ms")} | _stored(decision),
-        "master_figures": dict(header["master_figures"]),
-        "quote": dict(header["quote"]),
+        "times": {name: _time_ms(header[name]) for name in _TIMES} | _stored(decision),
+        "master_figures": {**header["master_figures"]},
+        "quote": {**header["quote"]},
         "is_made": made is not None,
         "followers": len(decision.rows),
         "copied": copied,
@@ -135,6 +139,12 @@ def _order_facts(decision: Decision, waiting: Mapping[str, Facts], differs: Mapp
         "sized": int((decision.rows["sizing"]["mode"] > 0).sum()),
         "recomputed": "different" if differs else "the same",
     }
+
+
+def _time_ms(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _LAST_MS:
+        raise ValueError(f"no time: {str(value)[:40]}")
+    return value
 
 
 def _stored_us(decision: Decision) -> npt.NDArray[np.int64]:

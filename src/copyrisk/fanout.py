@@ -19,7 +19,6 @@ from copyrisk.candidates import Candidates, Glance, Places, need_terms, seen_can
 from copyrisk.commands import copy_ids
 from copyrisk.cover import are_covered, margin_usd
 from copyrisk.decimals import cents_of
-from copyrisk.errors import StoreUnavailable
 from copyrisk.forms import Form, Forms
 from copyrisk.layout import Rows
 from copyrisk.observer import Observer
@@ -113,10 +112,11 @@ class Fanout:
         for _ in range(_ROUNDS):
             if not len(work.left):
                 break
-            self._round(work, glance, self._lease.keep())
+            self._round(work, glance)
             glance = None
-        else:
-            raise StoreUnavailable(f"{len(work.left)} accounts changed again and again", code="accounts_busy")
+        if len(work.left):
+            log.error("accounts_busy", order=event.order_id, count=len(work.left))
+        work.end(work.left, "account_busy")
         crash.reach("copies.made")
         self._bring_about(work)
         crash.reach("copies.followed")
@@ -135,12 +135,12 @@ class Fanout:
         work.found += found.tolist()
         work.left = work.left[counts == 0]
 
-    def _round(self, work: _Work, glance: Glance | None, until_ms: int) -> None:
+    def _round(self, work: _Work, glance: Glance | None) -> None:
         """Judge everybody who is left on what is known, and try to make their copies."""
         candidates = self._look(work) if glance is None else seen_candidates(work.left, glance)
         self._choose_forms(work, candidates, anew=glance is None)
         chosen = self._judge(work, candidates)
-        deadline_ms = min(candidates.time_ms + DECISION_MS, until_ms)
+        deadline_ms = min(candidates.time_ms + DECISION_MS, self._lease.keep())
         self._send(work, candidates, chosen, deadline_ms)
 
     def _look(self, work: _Work) -> Candidates:

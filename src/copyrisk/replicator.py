@@ -17,6 +17,7 @@ import structlog
 
 from copyrisk import crash, keys
 from copyrisk.candidates import Glance
+from copyrisk.commands import Target
 from copyrisk.deciding import Decider
 from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, StoreUnavailable, TryLater
 from copyrisk.fanout import Fanout
@@ -157,7 +158,7 @@ class Replicator:
         crash.reach("replicator.acknowledged")
 
     def _carry_out(self, event: MasterEvent) -> None:
-        decision = self._decisions.load(event.order_id)
+        decision, target, version = self._decisions.look_up(event.order_id)
         if decision is not None and decision.header["master"] != event.master.id:
             raise Refused(f"order {event.order_id} is another master's", code="order_of_other_master")
         if not event.creates:
@@ -167,7 +168,7 @@ class Replicator:
             return
         glance = None
         if decision is None:
-            own, glance = self._decide(event)
+            own, glance = self._decide(event, target, version)
             decision = self._decisions.store(own)
             glance = glance if decision is own else None
             crash.reach("replicator.decided")
@@ -176,8 +177,7 @@ class Replicator:
         if decision.target_version > event.version:  # it went on before its copies were made
             self._keeper.catch_up(decision)
 
-    def _decide(self, event: MasterEvent) -> tuple[Decision, Glance | None]:
-        target, version = self._decisions.target_of(event.order_id)
+    def _decide(self, event: MasterEvent, target: Target | None, version: int) -> tuple[Decision, Glance | None]:
         decision, glance = self._decider.decide(event)
         decision.target, decision.target_version = target, version
         if target is not None and target.share == 0:

@@ -66,19 +66,23 @@ class Decisions:
         StoreError, StoreUnavailable
             `decision_unreadable`: what is there is no decision; nobody may decide again on top of it.
         """
+        return self.look_up(order_id)[0]
+
+    def look_up(self, order_id: str) -> tuple[Decision | None, Target | None, int]:
+        """The same, and `target_of`; raises as `load`."""
         (reply,) = self._ask(pack("HMGET", keys.copies(order_id), "decided", "made", "target"))
         decided, made, target = reply
-        if decided is None:
-            return None
         try:
+            aimed, version = _parse_target(target)
+            if decided is None:
+                return None, aimed, version
             header, rows = _parse(decided, DECIDED)
-            found = Decision(order_id, header, rows)
+            found = Decision(order_id, header, rows, target=aimed, target_version=version)
             if made is not None:
                 found.results, found.made = _parse(zlib.decompress(made), MADE)
-            found.target, found.target_version = _parse_target(target)
         except (ValueError, LookupError, TypeError, RecursionError, zlib.error) as fault:
             raise StoreError(f"the decision about {order_id}: {fault}", code="decision_unreadable") from None
-        return found
+        return found, aimed, version
 
     def target_of(self, order_id: str) -> tuple[Target | None, int]:
         """What an order asks of its copies, and as of which version of its master; version 0 for nothing so far.

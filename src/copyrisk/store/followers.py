@@ -158,10 +158,12 @@ class Followers:
         ------
         StoreError, StoreUnavailable
         """
-        (time,) = self._pipe.exchange([pack("TIME")])
+        asked = self._requests_of(keys.LEDGER, ("version", "reserved_usd", "booked_usd"), rows)
+        # The clock in the same exchange, ahead of all: what is read is not older.
+        time, *replies = self._pipe.exchange([pack("TIME"), *asked, *[b""] * (len(rows) - len(asked))])
         versions: list[str | None] = []
         amounts = np.zeros((2, len(rows)))
-        for i, (_, reply) in enumerate(self._ask(keys.LEDGER, ("version", "reserved_usd", "booked_usd"), rows)):
+        for i, reply in enumerate(map(_usable, replies)):
             versions.append(None if reply is None else text(reply[0]))
             for k, stored in enumerate(reply[1:] if reply else ()):
                 if stored is not None:
@@ -171,14 +173,16 @@ class Followers:
 
     def _ask(self, shape: keys.Shape, names: Sequence[str], rows: RowNumbers) -> list[tuple[int, Any]]:
         """Fields of a hash of each account; `None` for one that cannot be read."""
+        asked = self._requests_of(shape, names, rows)
+        replies = self._pipe.exchange([*asked, *[b""] * (len(rows) - len(asked))])
+        return list(zip(rows.tolist(), map(_usable, replies), strict=True))
+
+    def _requests_of(self, shape: keys.Shape, names: Sequence[str], rows: RowNumbers) -> list[bytes]:
+        """Commands for some accounts each, packed together."""
         head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(names))
         tail = b"".join(b"$%d\r\n%b\r\n" % (len(name), name.encode()) for name in names)
-        found: list[tuple[int, Any]] = []
-        for start in range(0, len(rows), _AT_ONCE):
-            part = rows[start : start + _AT_ONCE]
-            request = self._requests.by_row(head, *shape, tail, self._book.account_ids, part)
-            found += zip(part.tolist(), map(_usable, self._pipe.exchange_packed(request, len(part))), strict=True)
-        return found
+        parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+        return [self._requests.by_row(head, *shape, tail, self._book.account_ids, part) for part in parts]
 
 
 def _ms(time: Sequence[bytes]) -> int:

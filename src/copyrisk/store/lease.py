@@ -4,6 +4,9 @@ Both ends are judged by the server's one clock: a process that was stopped for a
 refused, whoever has the lease by then.
 """
 
+import math
+import time
+
 from copyrisk import keys
 from copyrisk.errors import StoreUnavailable
 from copyrisk.store.functions import refused
@@ -22,6 +25,7 @@ class Lease:
     def __init__(self, pipe: Pipe, role: str, owner: str, hold_ms: int) -> None:
         self._pipe, self._key, self._owner, self._hold_ms = pipe, keys.lease(role), owner, hold_ms
         self.ends_ms = 0
+        self._held_s = -math.inf
 
     def hold(self) -> bool:
         """Take or prolong it; returns whether it is held.
@@ -30,24 +34,25 @@ class Lease:
         ------
         StoreError, StoreUnavailable
         """
-        self.ends_ms = 0
+        self.ends_ms, asked_s = 0, time.monotonic()
         (reply,) = self._pipe.exchange([pack("FCALL", "copyrisk_lease_v1", 1, self._key, self._owner, self._hold_ms)])
         failure = refused(reply)
         if failure is not None:
             raise failure
         if reply[0] == b"own":
-            self.ends_ms = int(reply[1])
+            self.ends_ms, self._held_s = int(reply[1]), asked_s
         return bool(self.ends_ms)
 
     def keep(self) -> int:
-        """Prolong it, and return when it ends now.
+        """Prolong it if half of it is over, and return when it ends.
 
         Raises
         ------
         StoreError, StoreUnavailable
             `lease_lost`: another process may act by now, and this one may not.
         """
-        if not self.hold():
+        is_young = time.monotonic() - self._held_s < self._hold_ms / 2e3
+        if not (self.ends_ms and is_young) and not self.hold():
             raise StoreUnavailable("another process has the lease", code="lease_lost")
         return self.ends_ms
 

@@ -55,10 +55,6 @@ class Pipe:
             raise
         return replies
 
-    def exchange_packed(self, commands: bytes, count: int) -> list[Any]:
-        """The same for commands that are packed together; they must not be so many that the server has to hold back."""
-        return self.exchange([commands, *[b""] * (count - 1)]) if count else []
-
     def exchange_parts(self, parts: Iterable[tuple[bytes, int]]) -> Iterator[list[Any]]:
         """Send parts of packed commands as they are made, each while the server is at the one before.
 
