@@ -325,7 +325,7 @@ def test_the_command_of_the_database(empty: Database) -> None:
     url = url_of(empty)
     before = run("database", "check", DATABASE_URL=url)
     assert before.returncode == 1 and "problem: live_users: there is no such table" in before.stdout
-    assert "not ready, revision none of 0001" in before.stdout
+    assert "not ready, revision none of 0002" in before.stdout
     after = run("database", "migrate", DATABASE_URL=url)
     assert (after.returncode, after.stdout) == (0, "database: ready, revision 0001 of 0001\n")
     by_number = run("database", "check", DATABASE_URL=url, DATABASE_ID_COLUMN="number")

@@ -82,12 +82,23 @@ def explanation(
             for place in places
         ]
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as fault:
-        reason = f"the decision about {decision.order_id}: {str(fault)[:80]!a}"
-        raise StoreError(reason, code="decision_unreadable") from None
+        raise _unreadable(decision, fault) from None
     for one in followers:
         one["filled_ms"] = _filled_ms(one)
     names = decision.rows["follower"].tolist()
     return Explanation(order, followers, {text(names[place]): what for place, what in differs.items()})
+
+
+def received_ms(decision: Decision) -> int:
+    """When the master's event came into its stream; raises as `explanation`."""
+    try:
+        return _time_ms(decision.header["received_ms"])
+    except (LookupError, ValueError) as fault:
+        raise _unreadable(decision, fault) from None
+
+
+def _unreadable(decision: Decision, fault: Exception) -> StoreError:
+    return StoreError(f"the decision about {decision.order_id}: {str(fault)[:80]!a}", code="decision_unreadable")
 
 
 def differences(rows: Rows) -> dict[int, str]:

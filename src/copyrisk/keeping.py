@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 _AT_ONCE = 500
 _STEPS = 4  # a close or cancel, levels, a price, and a look whether that was all
-_SLOWEST_RETRY_MS = 60_000
+_SLOWEST_RETRY_MS = 10_000
 _IN_FLIGHT = (State.CLOSING, State.MODIFYING, State.CANCELLING)
 
 

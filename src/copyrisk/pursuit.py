@@ -18,6 +18,15 @@ from copyrisk.records import Order
 from copyrisk.situation import Nothing, Outcome, Situation
 from copyrisk.steps import step
 
+_NOT_FILLED = (
+    State.OPENING,
+    State.FILLING,
+    State.PLACING,
+    State.PENDING,
+    State.MODIFYING,
+    State.CANCELLING,
+)
+
 
 def follow_master(command: Command, situation: Situation) -> Outcome | Nothing:
     """The next step of a copy towards what its master's order asks.
@@ -53,6 +62,10 @@ def _next_step(order: Order, target: Target, situation: Situation) -> Outcome | 
     if target.price is not None and order.price != target.price and _waits_for_price(order):
         _wait_unless(order, State.PENDING)
         return move_pending(order, target.price, situation)
+    if target.share is not None and target.share < 1 and order.state in _NOT_FILLED:
+        raise TryLater(
+            f"the copy is {order.state}", code="copy_busy"
+        )  # how many lots may stay is known when it is filled
     return Nothing("copy_in_line", "the copy is where its master's order asks it to be")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from copyrisk import keys
 from copyrisk.commands import copy_id
 from copyrisk.errors import ConfigError, Refused, StoreError
-from copyrisk.explaining import Explanation, Facts, explanation, place_of
+from copyrisk.explaining import Explanation, Facts, explanation, place_of, received_ms
 from copyrisk.following import check_master
 from copyrisk.gateway.messages import printable
 from copyrisk.progress import progress_of
@@ -129,9 +129,8 @@ def _states(pipe: Pipe, decision: Decision, places: Sequence[int]) -> dict[int, 
         account = follower_of(members[place])
         if account is not None:
             held[place] = (account, copy_id(decision.order_id, account))
-    received_ms = decision.header.get("received_ms")
-    since_ms = received_ms if isinstance(received_ms, int) and received_ms > 0 else 0
-    return dict(zip(held, read_copy_states(pipe, list(held.values()), since_ms), strict=True))
+    found = read_copy_states(pipe, list(held.values()), received_ms(decision))
+    return dict(zip(held, found, strict=True))
 
 
 # ---- replication

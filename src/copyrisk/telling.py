@@ -113,7 +113,7 @@ def _clock(ms: float) -> str:
 
 def _after(ms: float | None, received_ms: int) -> str:
     """How long after the master's stream entry."""
-    return "unknown" if ms is None else f"{ms - received_ms:+g} ms"
+    return "unknown" if ms is None else f"{round(ms - received_ms, 3):+} ms"
 
 
 # ---- replication as a whole
