@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import chain, orders, tick, traffic, triggers, valuation
+from benchmarks import chain, orders, replication, sizing, tick, traffic, triggers, valuation
 from benchmarks.measure import Figure
 from copyrisk.log import configure_logging
 
@@ -19,6 +19,8 @@ SUITES: tuple[Suite, ...] = (
     traffic.figures,
     orders.figures,
     chain.figures,
+    sizing.figures,
+    replication.figures,
     tick.figures,
 )
 QUICK_SUITES: tuple[Suite, ...] = (
@@ -27,6 +29,8 @@ QUICK_SUITES: tuple[Suite, ...] = (
     lambda: triggers.figures(2_000, 200),
     lambda: orders.figures(accounts=200, singles=20, batch=20),
     lambda: chain.figures(20),
+    lambda: sizing.figures(followers=2_000, rounds=2),
+    lambda: replication.figures(replication.QUICK),
     lambda: tick.figures(tick.QUICK),
 )
 

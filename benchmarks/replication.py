@@ -74,6 +74,7 @@ def _latencies(there: "_Bench", followers: int, rounds: int) -> Iterator[Figure]
     there.follow(followers)
     there.round()  # whatever is done only once
     stored_ms, settled_ms = np.array([there.round() for _ in range(rounds)]).T
+    there.check_tick()
     for percent in (50, 99):
         target = _P99_MS.get(followers) if percent == 99 else None
         value = round(float(np.percentile(stored_ms, percent)), 2)
@@ -144,13 +145,19 @@ class _Bench:
         self.take_away(copies)
         return int(decision.header["received_ms"]) * 1_000 + int(decision.made["stored_us"].max())
 
+    def check_tick(self) -> None:
+        """Hold against the clock when the daemon last valued the accounts."""
+        last_ms = int(self.client.hget(keys.TICK, "ts") or 0)
+        if time.time_ns() // 1_000_000 - last_ms > _LIMIT_S * 1e3:
+            raise WrongResult("the daemon does not tick any more")
+
     def _let_settle(self) -> None:
         """Let everybody take in what was taken away, then begin at any moment of a tick."""
         time.sleep(len(self.followers) / _SETTLED_PER_S + (1 + self._random.random()) * PERIOD_MS / 1e3)
 
     def take_away(self, copies: Iterable[tuple[Account, str]]) -> None:
-        """As if there had been none; the accounts' versions stay."""
-        self._ask(
+        """As if there had been none; the accounts' versions stay. Every copy and its record must have been there."""
+        replies = self._ask(
             request
             for follower, own_id in copies
             for request in (
@@ -159,6 +166,8 @@ class _Bench:
                 pack("DEL", keys.order_data(own_id)),
             )
         )
+        if set(replies[::3]) != {2}:
+            raise WrongResult("not every follower has its copy")
 
     def _ask(self, requests: Iterable[bytes]) -> list[Any]:
         replies = self._pipe.exchange(list(requests))

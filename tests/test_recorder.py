@@ -327,7 +327,7 @@ def test_the_command_of_the_database(empty: Database) -> None:
     assert before.returncode == 1 and "problem: live_users: there is no such table" in before.stdout
     assert "not ready, revision none of 0002" in before.stdout
     after = run("database", "migrate", DATABASE_URL=url)
-    assert (after.returncode, after.stdout) == (0, "database: ready, revision 0001 of 0001\n")
+    assert (after.returncode, after.stdout) == (0, "database: ready, revision 0002 of 0002\n")
     by_number = run("database", "check", DATABASE_URL=url, DATABASE_ID_COLUMN="number")
     assert by_number.returncode == 1 and "live_users.number: there is no such column" in by_number.stdout
 
