@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import measure, tick, twins
+from benchmarks import measure, replication, tick, twins
+from benchmarks.house import ORDERS_EACH, house
 from benchmarks.workloads import workload
 from copyrisk._core import LadderState
+from copyrisk.commands import copy_id
+from copyrisk.keys import Account
+from copyrisk.terms import AccountType
 
 TWINS = [twins.numpy_textbook, twins.numpy_best, twins.numba_folded, twins.numba_netted]
 
@@ -51,6 +55,42 @@ def test_a_ratio_has_an_interval_and_its_worse_end_decides() -> None:
     assert set(figure.as_json()) >= {"name", "value", "unit", "versus", "low", "high"}
 
 
+def _paused(client: Any, _: str) -> None:
+    client.hset("user:{copy_follower:2}:config", "copy_status", "paused")
+
+
+def _other_lots(client: Any, order_id: str) -> None:
+    client.hset(_held(order_id), "order_quantity", "0.07")
+
+
+def _taken_away(client: Any, order_id: str) -> None:
+    client.delete(_held(order_id))
+
+
+def _held(order_id: str) -> str:
+    return f"user_holdings:{{copy_follower:2}}:{copy_id(order_id, Account(AccountType.FOLLOWER, '2'))}"
+
+
+@pytest.mark.parametrize(("before", "after"), [(_paused, None), (None, _other_lots), (None, _taken_away)])
+def test_copies_that_are_not_right_are_no_measurement(before: Any, after: Any) -> None:
+    with house(3, AccountType.FOLLOWER) as there:
+        bench = replication._Bench(there)
+        bench.follow(3)
+        engine, sent = replication._engine(there)
+        order_id, sent_us = bench.send()
+        engine.step(1_000)
+        assert bench.check(order_id) > sent_us and sum(count for _, count in sent.copies) == 3
+        assert there.client.scard("user_orders_index:{copy_follower:2}") == ORDERS_EACH
+        order_id, _ = bench.send()
+        if before is not None:
+            before(there.client, order_id)
+        engine.step(1_000)
+        if after is not None:
+            after(there.client, order_id)
+        with pytest.raises(twins.WrongResult):
+            bench.check(order_id)
+
+
 @pytest.mark.slow
 def test_json_lines_hold_the_headline_figures() -> None:
     done = subprocess.run(
@@ -66,6 +106,8 @@ def test_json_lines_hold_the_headline_figures() -> None:
     wanted |= {"write_us_per_account", "write_vs_floor", "write_vs_redispy", "accounts_per_tick", "cold_start_s_1000"}
     wanted |= {f"tick_ms_{p}_{move}_{size}" for p in ("p50", "p99") for move in tick.MOVES for size in tick.QUICK.sizes}
     wanted |= {f"memory_bytes_per_account_{size}" for size in tick.QUICK.sizes}
+    wanted |= {"size_lots_ns_per_follower", "sizing_policy_ns_per_follower", "replication_vs_floor"}
+    wanted |= {f"replication_ms_{p}_{size}" for p in ("p50", "p99") for size in replication.QUICK.rounds}
     assert wanted <= set(figures)
     for name, figure in figures.items():
         assert (figure["value"] > 0 or "valued_idle" in name) and figure["unit"]

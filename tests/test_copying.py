@@ -68,7 +68,6 @@ def test_every_word_is_read_in_any_case_and_with_blanks_around_it(name: str, wor
             assert odd == plain
 
 
-@pytest.mark.xfail(strict=True, reason="T3: what is compared in the call that copies has lost its blanks")
 def test_copy_status_is_kept_as_it_stands_for_it_is_compared_with_what_stands_there() -> None:
     assert parsed(copy_status=" Active ").copy_status == " Active "
 
@@ -163,7 +162,6 @@ def test_symbols_are_allowed_and_denied(said: dict[str, str], reason: str) -> No
     assert parsed(**said).refuses("EURUSD", OrderType.BUY) == reason
 
 
-@pytest.mark.xfail(strict=True, reason="T4: what is no symbol denies nothing, without a word")
 @pytest.mark.parametrize("name", ["symbols_allowed", "symbols_denied"])
 @pytest.mark.parametrize("odd", ["eurusd", '["EURUSD"]', "EURUSD;GBPUSD", "EUR/USD", ",", "*", "EURUSD.c"])
 def test_what_is_no_symbol_is_never_guessed_at(name: str, odd: str) -> None:

@@ -1085,7 +1085,6 @@ def test_a_changed_leverage_is_seen(rock: CopyDesk, monkeypatch: pytest.MonkeyPa
     between(rock, monkeypatch, lambda: rock.configure("copy_follower:F", leverage="50"))
     rock.open_master()
     assert rock.said("margin") == {"216.91"}
-    assert_replicated(rock)
 
 
 @pytest.mark.xfail(strict=True, reason="T10: the terms of a group that an account only now came into are not read")

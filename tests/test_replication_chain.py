@@ -1,4 +1,4 @@
-"""The engine of copies as a process that is killed, stopped and cut off: each order of a master reaches each follower once.
+"""The engine of copies as a process that is killed, stopped and cut off: each order reaches each follower once.
 
 Or it is recorded why not; and what a master closes is closed for all of them, whatever happened in between.
 """
@@ -8,23 +8,28 @@ import os
 import random
 import re
 import signal
+import subprocess
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import copyrisk
+from copyrisk.embedded import find_server
 from copyrisk.replication import COPIED
 from copyrisk.store.decisions import Decision, Decisions
 from copyrisk.store.pipe import Pipe
-from tests.chain import SYMBOLS, Chain, Running
-from tests.provider import Speaker
-from tests.trading import decoded
+from tests.chain import SYMBOLS, Chain, Running, free_port
+from tests.provider import Speaker, until
+from tests.trading import decoded, dump
 
 #: How many orders of masters, and followers of each master, the long runs have; the goal is 1,000 and 200.
 ORDERS, FOLLOWERS = (
@@ -59,6 +64,13 @@ class Life:
     master: str
     lots: Decimal
     plan: list[str]
+
+
+class Fault(Protocol):
+    """What is done to the processes while masters trade."""
+
+    def turn(self) -> None:
+        """Do it if it is time."""
 
 
 @dataclass
@@ -145,7 +157,7 @@ class Copiers:
     def backlog(self) -> int:
         return int(self.client.xlen("copyrisk:replications"))
 
-    def trade(self, orders: int, killer: "Killer | None" = None, limit_s: float = 3_600.0) -> None:
+    def trade(self, orders: int, fault: "Fault | None" = None) -> None:
         """So many orders, each to the end of its plan, as fast as the engine of copies follows."""
         turn = 0
         while orders or self.going():
@@ -156,8 +168,8 @@ class Copiers:
                     self.begin()
                 else:
                     self.go_on()
-            if killer is not None:
-                killer.turn()
+            if fault is not None:
+                fault.turn()
             self.chain.wait(0.01)
 
     # ---- rest
@@ -529,3 +541,282 @@ def test_killed_at_a_point(bundled_server: Any, tmp_path: Path, point: str) -> N
         assert assert_all_well(copiers) == counts
         assert_announced(copiers)
         assert Keys(chain.client).holdings == {}
+
+
+# ---- stopped and continued
+
+
+def in_the_middle(chain: Chain, begun: Callable[[], Any], limit_s: float = 20.0) -> Running:
+    """The process that acts, stopped as soon as something is seen to have begun; whoever calls continues it."""
+    deadline_s = time.monotonic() + limit_s
+    while not begun():
+        assert time.monotonic() < deadline_s
+    running = acting(chain)
+    assert running is not None
+    assert running.popen is not None
+    running.popen.send_signal(signal.SIGSTOP)
+    return running
+
+
+def taken_profits(copiers: Copiers) -> Counter[str]:
+    """What followers' orders say of their take profits."""
+    found = Keys(copiers.client).holdings
+    return Counter(order.get("take_profit", "") for (owner, _), order in found.items() if "follower" in owner)
+
+
+def says_nothing(key: str) -> bool:
+    """Keys that are not about orders and accounts, or may say the same twice."""
+    return not key.startswith(("user", "order_", "symbol_holders", "copyrisk:{", "copyrisk:copies", "copyrisk:waiting"))
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("what", ["copies", "levels"])
+def test_stopped_in_the_middle_it_does_nothing_more(bundled_server: Any, tmp_path: Path, what: str) -> None:
+    """Another one goes on when its lease has ended; what it still does once it is continued changes nothing."""
+    with Chain(bundled_server, tmp_path, environ=ENVIRON) as chain:
+        copiers = Copiers(chain, "rock", masters=1, followers=1_000)
+        start(chain, "rock")
+        chain.processes.pop("daemon").kill()  # what it writes would be seen as changes
+        chain.start("replicator-2", "replicator")
+        chain.until(lambda: acting(chain), 20)
+        first = "user_orders_index:{copy_follower:0-0}"
+        if what == "levels":
+            order_id = copiers.order()
+            chain.until(lambda: chain.client.exists(f"copyrisk:copies:{order_id}") and not copiers.is_under_way(), 20)
+            copiers.tell(order_id, "take_profit", take_profit="1.2")
+            (own,) = chain.client.smembers(first)
+            holding = f"user_holdings:{{copy_follower:0-0}}:{own.decode()}"
+            stopped = in_the_middle(chain, lambda: chain.client.hexists(holding, "take_profit"))
+            assert 0 < taken_profits(copiers)["1.2"] < 1_000
+        else:
+            order_id = copiers.order()
+            stopped = in_the_middle(chain, lambda: chain.client.exists(first))
+            assert 0 < len(Keys(chain.client).holdings) - 1 < 1_000
+        chain.until(lambda: acting(chain) not in (None, stopped) and not copiers.is_under_way(), 20)
+        copiers.tell(order_id, "take_profit", take_profit="1.3")
+        chain.until(lambda: copiers.backlog() or taken_profits(copiers)["1.3"], 20)
+        copiers.settle()
+        assert taken_profits(copiers) == {"1.3": 1_000}
+        before = dump(chain.client, says_nothing)
+        assert stopped.popen is not None
+        stopped.popen.send_signal(signal.SIGCONT)
+        chain.wait(2.0)
+        assert dump(chain.client, says_nothing) == before
+        assert acting(chain) not in (None, stopped)
+        assert assert_all_well(copiers) == {"copied": 1_000}
+
+
+@dataclass
+class Stopper:
+    """Stops the process that holds the lease for longer than that, again and again."""
+
+    chain: Chain
+    stops: int = 0
+
+    def __post_init__(self) -> None:
+        self.dice, self._due_s = random.Random(self.chain.seed + 8), 0.0
+        self._stopped: Running | None = None
+
+    def turn(self) -> None:
+        """Stop it, or continue it, if it is time."""
+        now_s = time.monotonic()
+        if now_s < self._due_s:
+            return
+        if self._stopped is not None:
+            self._say(self._stopped, signal.SIGCONT)
+            self._stopped, self._due_s = None, now_s + self.dice.uniform(0.0, 0.5)
+        elif (running := acting(self.chain)) is not None:
+            self._say(running, signal.SIGSTOP)
+            self._stopped, self._due_s = running, now_s + self.dice.uniform(0.3, 1.5)
+            self.stops += 1
+
+    @staticmethod
+    def _say(running: Running, what: signal.Signals) -> None:
+        assert running.popen is not None
+        running.popen.send_signal(what)
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_stopped_now_and_then(bundled_server: Any, tmp_path: Path) -> None:
+    with Chain(bundled_server, tmp_path, environ=ENVIRON) as chain:
+        copiers = Copiers(chain, "barclays", followers=100)
+        start(chain, "barclays")
+        chain.start("replicator-2", "replicator")
+        stopper = Stopper(chain)
+        copiers.trade(20, stopper)
+        while copiers.is_under_way():
+            stopper.turn()
+            chain.wait(0.01)
+        assert stopper.stops > 3
+        assert assert_all_well(copiers)["copied"] > 1_900
+
+
+# ---- the server goes and comes
+
+
+@dataclass
+class Blips:
+    """Cuts all connections, or has the server answer nobody for a while, again and again."""
+
+    chain: Chain
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.dice, self._due_s = random.Random(self.chain.seed + 9), 0.0
+
+    def turn(self) -> None:
+        """Do so if it is time."""
+        now_s = time.monotonic()
+        if now_s < self._due_s or acting(self.chain) is None:
+            return
+        self._due_s = now_s + self.dice.uniform(0.3, 1.5)
+        self.count += 1
+        if self.dice.random() < 0.6:
+            self.chain.cut_connections()
+        else:
+            self.chain.client.execute_command("CLIENT", "PAUSE", self.dice.choice([200, 900]), "ALL")
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_connections_cut_and_answers_late(bundled_server: Any, tmp_path: Path) -> None:
+    with Chain(bundled_server, tmp_path, environ=ENVIRON | {"REDIS_REPLY_TIMEOUT_MS": 500}) as chain:
+        copiers = Copiers(chain, "barclays", followers=100)
+        start(chain, "barclays")
+        chain.until(lambda: acting(chain), 20)
+        blips = Blips(chain)
+        copiers.trade(20, blips)
+        copiers.settle()
+        assert blips.count > 3
+        assert assert_all_well(copiers)["copied"] > 1_900
+
+
+@dataclass
+class Durable:
+    """A server that writes all it is told to disk before it answers, and may be killed."""
+
+    folder: Path
+    port: int
+
+    def __post_init__(self) -> None:
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["--port", str(self.port), "--dir", str(self.folder), "--save", "", "--appendonly", "yes"]
+        log = ["--appendfsync", "always", "--logfile", str(self.folder / "server.log")]
+        self._popen = subprocess.Popen([str(find_server()), *words, *log])
+        until(self._answers, 20.0)
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0))
+
+    def kill(self) -> None:
+        assert self._popen is not None
+        self._popen.kill()
+        self._popen.wait()
+
+
+@dataclass
+class Restarts:
+    """Kills the server every now and then and starts it again."""
+
+    chain: Chain
+    server: Durable
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.dice, self._due_s = random.Random(self.chain.seed + 10), 0.0
+
+    def turn(self) -> None:
+        """Do so if it is time."""
+        now_s = time.monotonic()
+        if not self._due_s and acting(self.chain):
+            self._due_s = now_s + self.dice.uniform(0.3, 1.5)
+        elif self._due_s and now_s >= self._due_s:
+            self._due_s = 0.0
+            self.count += 1
+            self.server.kill()
+            self.chain.client.connection_pool.disconnect()
+            self.server.start()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_server_killed_and_started_again(tmp_path: Path) -> None:
+    server = Durable(tmp_path, free_port())
+    server.start()
+    try:
+        with Chain(server, tmp_path, environ=ENVIRON) as chain:
+            copiers = Copiers(chain, "rock", followers=100)
+            start(chain, "rock")
+            restarts = Restarts(chain, server)
+            copiers.trade(15, restarts)
+            copiers.settle()
+            assert restarts.count > 2
+            assert assert_all_well(copiers)["copied"] > 1_400
+            chain.client.connection_pool.disconnect()
+    finally:
+        server.kill()
+
+
+# ---- asked to end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [False, True])
+def test_sigterm_ends_it_within_a_second(bundled_server: Any, tmp_path: Path, *, busy: bool) -> None:
+    """It gives its lease up, and the next one goes on at once."""
+    with Chain(bundled_server, tmp_path, environ=ENVIRON | {"REPLICATION_LEASE_MS": 60_000}) as chain:
+        copiers = Copiers(chain, "rock", masters=1, followers=500)
+        start(chain, "rock", replicator=False)
+        orders = [copiers.order(lots="0.3") for _ in range(20 if busy else 0)]
+        chain.until(lambda: copiers.backlog() == len(orders), 20)
+        running = chain.start("replicator", "replicator")
+        chain.until(lambda: acting(chain) and (not busy or copiers.backlog() < len(orders)), 20)
+        assert running.popen is not None
+        running.popen.terminate()
+        assert running.popen.wait(1.0) == 0
+        assert not chain.client.exists(LEASE)
+        assert bool(copiers.backlog()) is busy
+        running.start()
+        chain.until(lambda: acting(chain) is running, 5)
+        copiers.settle()
+        assert assert_all_well(copiers)["copied"] == 500 * len(orders)
+
+
+# ---- what a second look would refuse
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("point", ["copies.batch:3", "copies.made", "copies.followed"])
+def test_a_copy_that_is_there_is_not_judged_again(bundled_server: Any, tmp_path: Path, point: str) -> None:
+    """Margin for one copy, not for two; one is paused and one unfollows before its engine is back: all are closed."""
+    with Chain(bundled_server, tmp_path, environ=ENVIRON | {"REPLICATION_BATCH": 2}) as chain:
+        copiers = Copiers(chain, "rock", masters=1, followers=10)
+        start(chain, "rock", replicator=False)
+        order_id = copiers.order(lots=60)
+        running = chain.start("replicator", "replicator", crash_at=point)
+        chain.until(lambda: not running.is_alive, 20)
+        held = sorted({account for account, _ in Keys(chain.client).holdings if "follower" in account})
+        assert len(held) >= 4
+        chain.client.hset(f"user:{{{held[0]}}}:config", "copy_status", "paused")
+        chain.client.srem("copy_master_followers:M0:active", held[1].partition(":")[2])
+        running.start()
+        copiers.settle()
+        chain.client.sadd("copy_master_followers:M0:active", held[1].partition(":")[2])
+        assert assert_all_well(copiers) == {"copied": 10}
+        copiers.tell(order_id)
+        chain.until(lambda: not Keys(chain.client).holdings, 20)
+        copiers.settle()
+        assert_all_well(copiers)

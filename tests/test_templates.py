@@ -141,7 +141,6 @@ def test_what_is_no_command_is_refused(said: bytes) -> None:
         Template(said, PLACES)
 
 
-@pytest.mark.xfail(strict=True, reason="T1: the end of a line and of a word is not looked at")
 @pytest.mark.parametrize("said", LINES)
 def test_a_line_ends_as_lines_do(said: bytes) -> None:
     """In a process of its own: it must not be killed by it."""

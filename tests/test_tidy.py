@@ -20,7 +20,7 @@ HOUSE = (
     "store.portfolios store.functions store.texts store.filler store.markets store.appraisal",
     "store.changes store.effects store.streams store.letters store.watch store.settled",
     "store.relation_steps store.relations store.enrolment store.relation_check store.relation_repair",
-    "store.lease store.followers store.copies store.decisions store.remainders store.tallies",
+    "store.lease store.followers store.copies store.decisions store.remainders store.tallies store.copy_states",
     "sql.values sql.tables sql.shapes sql.faults sql.connect sql.history sql.wallets sql.rows sql.schema sql.followers sql.database",
     "migrations.env migrations.versions.v0001_tables migrations.versions.v0002_masters",
     "gateway.messages gateway.records gateway.digest gateway.watch gateway.lines gateway.link gateway.ledger",
@@ -28,7 +28,7 @@ HOUSE = (
     "gateway.simulator",
     "engine verdicts dispatch workers recorder monitors",
     "observer limits forms candidates cohort deciding fanout keeping redelivery replicator",
-    "sections settings roles relationships operations log _launcher embedded",
+    "sections settings roles relationships explaining progress telling reporting operations log _launcher embedded",
     "demo.market demo.feed demo.seed demo.clients demo.trades demo.view demo.run",
     "cli",
 )

@@ -78,8 +78,10 @@ def value_candidates(
     )
 
 
-def need_terms(observer: Observer, rows: RowNumbers, symbol: str) -> None:
-    """Have the next look read the terms of a symbol that nobody has held in these accounts' groups so far."""
+def need_terms(observer: Observer, rows: RowNumbers, symbol: str) -> bool:
+    """Have the next look read the terms of a symbol that nobody has held in these accounts' groups so far, if any."""
     market = observer.book.market
+    known = len(market.instrument_keys)
     for name in np.unique(observer.book.groups_of(rows)).tolist():
         market.ensure_instrument(InstrumentKey(market.names.text(name), symbol))
+    return len(market.instrument_keys) > known

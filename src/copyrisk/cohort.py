@@ -57,6 +57,8 @@ class Cohort:
         Of the book, -1 for who is not in it.
     present : (k,) intp
         Places of those who are.
+    master_age_ms : int
+        Of the oldest quote that the master's equity rests on.
     settings_of : (n,) intp
         Places of their settings in `settings`.
     """
@@ -82,6 +84,9 @@ class Cohort:
         self.groups = [book.market.names.text(name) for name in names.tolist()][:_GROUPS_LIMIT]
         self.decided["group"][self.present] = places + 1  # the master's group is the first
         self.decided["equity_age_ms"][self.present] = self._ages(rows)
+        self.master_age_ms = 0
+        if self.master_row >= 0:
+            self.master_age_ms = int(self._ages(np.array([self.master_row], np.int32))[0])
         group = book.groups_of(np.array([self.master_row], np.int32))[0] if self.master_row >= 0 else -1
         self.master_group = book.market.names.text(int(group)) if group >= 0 else book.market.names.text(0)
 
@@ -93,8 +98,13 @@ class Cohort:
     def _ages(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """Ages of the oldest quotes that equities rest on, 0 for those that rest on none; of open markets only."""
         book, market = self._observer.book, self._observer.book.market
-        quotes = market.quotes[market.instruments["quote"]]
-        ages = np.where(quotes["code"] == RowCode.OK, self._observer.now_ms - quotes["ts_ms"], 0)
+        quotes, instruments = market.quotes, market.instruments
+        of_quote = np.where(quotes["code"] == RowCode.OK, self._observer.now_ms - quotes["ts_ms"], 0)
+        of_quote = np.append(of_quote, 0)  # what row -1 stands for: no quote
+        direct, inverse = instruments["direct"], instruments["inverse"]
+        known = are_known(np.append(quotes["code"], RowCode.UNKNOWN).astype(np.uint8))
+        converting = np.where(known[direct], direct, inverse)
+        ages = np.maximum(of_quote[instruments["quote"]], of_quote[converting])
         accounts = book.accounts[rows]
         oldest = np.zeros(len(rows), np.int64)
         for i in range(int(accounts["n_executed"].max(initial=0))):

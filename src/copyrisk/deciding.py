@@ -6,13 +6,15 @@ all of it, so that it can be worked out again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import localcontext
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from copyrisk._core import RowCode
 from copyrisk._sizing import SizeCode
+from copyrisk.book import RowNumbers
 from copyrisk.candidates import Glance, need_terms
 from copyrisk.cohort import Cohort, GroupMarket
 from copyrisk.copying import CopySettings
@@ -21,7 +23,7 @@ from copyrisk.layout import Rows
 from copyrisk.limits import Limits
 from copyrisk.market import InstrumentKey
 from copyrisk.observer import Observer
-from copyrisk.replication import MasterEvent, reversed_type
+from copyrisk.replication import MasterEvent, reversed_target, reversed_type
 from copyrisk.sizing import size_reason, size_rows, sizing_rows
 from copyrisk.sizing_terms import POLICY_IN, Rounding, SizingMode
 from copyrisk.store.decisions import Decision
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 _GROUPS_LIMIT = 32_767
 _NO_AGE = -1
+
+_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +96,10 @@ class Decider:
         before = observer.followers.rows_of(members)
         need_terms(observer, before[before >= 0], event.symbol)
         ledgers = observer.followers.ledgers(before) if (before >= 0).all() else None
-        observer.look()
+        self._look(event, before)
         table = Cohort(event, observer, members)
         glance = Glance(before, ledgers) if ledgers is not None and (table.rows == before).all() else None
-        table.refuse_all(self._refusal_of_all(event, server_ms))
+        table.refuse_all(self._refusal_of_all(event, table, server_ms))
         table.refuse_by_settings()
         table.refuse(table.present, self._limits.refusals(table.rows_present()))
         groups = self._groups(event, table)
@@ -106,9 +110,21 @@ class Decider:
         header["carries"] = self._options.carries_remainders
         return Decision(event.order_id, header, table.decided), glance
 
-    def _refusal_of_all(self, event: MasterEvent, server_ms: int) -> str:
-        limit_ms = self._options.signal_max_age_ms
-        return "signal_too_old" if limit_ms and server_ms - event.ts_ms > limit_ms else ""
+    def _look(self, event: MasterEvent, before: RowNumbers) -> None:
+        """See everybody; who changes just now is unknown for this look, and looked at again a few times."""
+        observer = self._observer
+        for _ in range(_LOOKS):
+            observer.look()
+            rows = np.append(before, observer.book.row_of(event.master))
+            if (observer.figures["code"][rows[rows >= 0]] != RowCode.ACCOUNT_CHANGING).all():
+                return
+
+    def _refusal_of_all(self, event: MasterEvent, table: Cohort, server_ms: int) -> str:
+        options = self._options
+        if options.signal_max_age_ms and server_ms - event.ts_ms > options.signal_max_age_ms:
+            return "signal_too_old"
+        is_old = options.equity_max_age_ms and table.master_age_ms > options.equity_max_age_ms
+        return "master_equity_too_old" if is_old else ""
 
     def _groups(self, event: MasterEvent, table: "Cohort") -> list["GroupMarket"]:
         """The market of each group that somebody is in, the master's first."""
@@ -163,6 +179,7 @@ def _terms(
         name: np.array([getattr(settings, name).value for settings in table.settings])[place]
         for name in ("below_min", "above_max", "rounding", "leverage_correction")
     }
+    is_reverse = np.array([settings.reverse for settings in table.settings], np.bool_)[place]
     numbers = {
         name: np.array([float(getattr(settings, name)) for settings in table.settings])[place]
         for name in ("multiplier", "fixed_lots", "target_leverage", "risk_pct", "lift_risk_limit")
@@ -170,11 +187,14 @@ def _terms(
     largest = np.array([np.inf if s.max_lots is None else float(s.max_lots) for s in table.settings])[place]
     group = table.decided["group"][chosen]
     by_group = {name: column[group] for name, column in _columns_of(event, groups, corrects_size=corrects_size).items()}
+    targets = event.target, reversed_target(event.target)
+    losses = [_losses_usd(event, groups, target.stop_loss) for target in targets]
     return {
         "mode": np.array([settings.sizing_mode.value for settings in table.settings])[place],
         **by_settings,
         **numbers,
         **by_group,
+        "loss_per_lot_usd": np.where(is_reverse, losses[1][group], losses[0][group]),
         "max_lot": np.minimum(by_group["max_lot"], largest),
         "master_leverage": table.figure("leverage", np.full(len(chosen), table.master_row)),
         "follower_leverage": table.figure("leverage", table.rows[chosen]),
@@ -185,7 +205,7 @@ def _columns_of(
     event: MasterEvent, groups: Sequence[GroupMarket], *, corrects_size: bool
 ) -> dict[str, npt.NDArray[np.float64]]:
     """What sizes take of each group; NaN, which sizes nothing, where it refuses."""
-    names = ("lot_step", "min_lot", "max_lot", "contract_size", "lot_value_usd", "loss_per_lot_usd")
+    names = ("lot_step", "min_lot", "max_lot", "contract_size", "lot_value_usd")
     found = {name: np.full(len(groups), np.nan) for name in names}
     for i, group in enumerate(groups):
         if group.refusal:
@@ -194,15 +214,24 @@ def _columns_of(
         size, lots = conditions.contract_size, conditions.lots
         with localcontext(EXACT):
             value = group.usd(size * event.price)
-            loss = -group.usd(-size * abs(event.price - event.stop_loss)) if event.stop_loss else float("nan")
         limits = (float(number) for number in (lots.step, lots.smallest, lots.largest, size))
-        for name, number in zip(names, (*limits, value, loss), strict=True):
+        for name, number in zip(names, (*limits, value), strict=True):
             found[name][i] = number
     found["master_lot_step"] = np.full(len(groups), found["lot_step"][0])
     if corrects_size:
         found["master_contract_size"] = np.full(len(groups), found["contract_size"][0])
     else:
         del found["contract_size"]
+    return found
+
+
+def _losses_usd(event: MasterEvent, groups: Sequence[GroupMarket], stop: Decimal | None) -> npt.NDArray[np.float64]:
+    """What a lot loses from the order's price to a stop, by group."""
+    found = np.full(len(groups), np.nan)
+    for i, group in enumerate(groups):
+        if stop is not None and not group.refusal:
+            with localcontext(EXACT):
+                found[i] = -group.usd(-group.conditions.contract_size * abs(event.price - stop))
     return found
 
 

@@ -152,6 +152,8 @@ class Fanout:
         need_terms(observer, rows, work.event.symbol)
         ledgers = observer.followers.ledgers(rows)  # before the look: what is seen is of these versions, or later
         observer.look()
+        if need_terms(observer, rows[observer.book.born[rows] != 0], work.event.symbol):
+            observer.look()  # somebody came into another group
         work.end(places[observer.book.born[rows] == 0], "account_missing")
         still = np.flatnonzero(observer.book.born[rows] != 0)
         versions = [ledgers.versions[i] for i in still.tolist()]

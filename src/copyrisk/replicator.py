@@ -191,9 +191,9 @@ class Replicator:
         self._redelivery.bring_about(decision, found)
         decision.results = {"order_id": event.order_id, "found": len(found)}
         self._lease.keep()
+        self._tallies.add(event, decision)
         self._decisions.finish(decision)
         crash.reach("replicator.finished")
-        self._tallies.add(event, decision)
 
     def _bury(self, entry: Entry, failure: CopyriskError) -> None:
         log.critical("dead_letter", code=failure.code, reason=str(failure), stream=entry.stream, entry=entry.id)
