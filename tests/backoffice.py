@@ -52,7 +52,7 @@ class BackOffice:
         return {key.decode(): value.decode() for key, value in found.items()}
 
     def wish(self, mirror: Any, message: str) -> None:
-        """Ask for a recalculation, and wait until this mirror has heard of it: the answer may be ahead of the message."""
+        """Ask for a recalculation, and wait until this mirror has heard: the answer may be ahead of the message."""
         assert self.client.publish("portfolio_force_recalc", message) >= 1
         mirror._notices._ear.wait_for_reports()
 

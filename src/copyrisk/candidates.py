@@ -1,19 +1,25 @@
 """Followers on their way to a copy: what was read of them, and what their accounts would be with it."""
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
 
 from copyrisk.book import RowNumbers
-from copyrisk.cover import new_orders, value_with
+from copyrisk.commands import copy_ids
+from copyrisk.cover import margin_usd, new_orders, value_with
+from copyrisk.decimals import cents_of
 from copyrisk.forms import Form
 from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
 from copyrisk.observer import Observer
 from copyrisk.risk import CONVERSION_SIDES
+from copyrisk.store.changes import next_version
+from copyrisk.store.copies import CopyColumns, usd_bytes
 from copyrisk.store.decisions import Decision
 from copyrisk.store.followers import Ledgers
+from copyrisk.store.remainders import remainder_texts
 
 Places = npt.NDArray[np.intp]
 
@@ -85,3 +91,44 @@ def need_terms(observer: Observer, rows: RowNumbers, symbol: str) -> bool:
     for name in np.unique(observer.book.groups_of(rows)).tolist():
         market.ensure_instrument(InstrumentKey(market.names.text(name), symbol))
     return len(market.instrument_keys) > known
+
+
+def copy_columns(
+    observer: Observer, decision: Decision, candidates: Candidates, members: list[int], deadline_ms: int
+) -> CopyColumns:
+    """What is filled in for some candidates of one form, by their places among the candidates."""
+    form = candidates.forms[members[0]]
+    assert form is not None
+    decided, accounts = decision.rows, observer.book.accounts
+    places, rows = candidates.places[members], candidates.rows[members]
+    followers = decided["follower"][places].tolist()
+    order_ids = copy_ids(decision.order_id, followers)
+    versions = [candidates.versions[i] or "" for i in members]
+    steps = [Decimal(words.get("step", "0")) for words in decision.header["groups"]]
+    groups, sizes = decided["group"][places].tolist(), decided["sized"]["steps"][places].tolist()
+    said = [form.amounts(steps[group], size) for group, size in zip(groups, sizes, strict=True)]
+    alone = candidates.margins[members].tolist()
+    margins = {value: margin_usd(value) for value in dict.fromkeys(alone)}
+    texts = {value: usd_bytes(margin) for value, margin in margins.items()}
+    cents = {value: cents_of(margin) for value, margin in margins.items()}
+    return CopyColumns(
+        followers=followers,
+        order_ids=order_ids,
+        request_ids=form.requests.request_ids(followers, order_ids),
+        deadline=b"%d" % deadline_ms,
+        versions=[version.encode() for version in versions],
+        new_versions=[next_version(version, candidates.time_ms) for version in versions],
+        balances=[repr(value).encode() for value in accounts["balance"][rows].tolist()],
+        leverages=[repr(value).encode() for value in accounts["leverage"][rows].tolist()],
+        counts=[b"%d" % count for count in candidates.counts[members].tolist()],
+        amounts=said,
+        margins=[texts[value] for value in alone],
+        margin_cents=[cents[value] for value in alone],
+        remainders=_remainders(decision, places.tolist()),
+    )
+
+
+def _remainders(decision: Decision, places: list[int]) -> list[bytes] | bytes:
+    if not decision.header["carries"]:
+        return b""
+    return [said.encode() for said in remainder_texts(decision, places)]

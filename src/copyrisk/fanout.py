@@ -7,7 +7,6 @@ once more on what its account is now: an account that changes under the call is 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,17 @@ import structlog
 
 from copyrisk import crash, keys
 from copyrisk._core import RowCode
-from copyrisk.candidates import Candidates, Glance, Places, need_terms, seen_candidates, value_candidates
+from copyrisk.candidates import Candidates, Glance, Places, copy_columns, need_terms, seen_candidates, value_candidates
 from copyrisk.commands import copy_ids
-from copyrisk.cover import are_covered, margin_usd
-from copyrisk.decimals import cents_of
+from copyrisk.cover import are_covered
 from copyrisk.forms import Form, Forms
 from copyrisk.layout import Rows
 from copyrisk.observer import Observer
 from copyrisk.placing import ORDERS_LIMIT
 from copyrisk.replication import COPIED, MADE, MasterEvent
 from copyrisk.risk import fully_known
-from copyrisk.store.changes import DECISION_MS, next_version
-from copyrisk.store.copies import CopyColumns, usd_bytes
+from copyrisk.store.changes import DECISION_MS
+from copyrisk.store.copies import CopyColumns
 from copyrisk.store.decisions import Decision
 from copyrisk.store.effects import Effects
 from copyrisk.store.followers import follower_account
@@ -34,12 +32,12 @@ from copyrisk.store.functions import KEY_UNUSABLE, refused
 from copyrisk.store.lease import Lease
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe, pack
-from copyrisk.store.remainders import remainder_texts
 
 log = structlog.get_logger(__name__)
 
 _ROUNDS = 50
-_EFFECTS_AT_ONCE = 100
+_EFFECTS_AT_ONCE, _BATCHES_AT_ONCE = 100, 5
+_DONE = [b"done"]
 
 
 @dataclass(slots=True)
@@ -67,7 +65,6 @@ class _Work:
     decision: Decision
     forms: Forms
     made: Rows
-    order_ids: list[bytes]
     left: Places
     sent: list[_Sent] = field(default_factory=list)
     found: list[int] = field(default_factory=list)
@@ -126,8 +123,9 @@ class Fanout:
     def _find_made(self, work: _Work) -> None:
         """Take out those whose copy is there: what holds now of who has it is no reason against it."""
         asked = []
-        for place in work.left.tolist():
-            account, own = follower_account(work.decision.rows["follower"][place]), work.order_ids[place].decode()
+        members = work.decision.rows["follower"][work.left].tolist()
+        for member, order_id in zip(members, copy_ids(work.event.order_id, members), strict=True):
+            account, own = follower_account(member), order_id.decode()
             asked.append(pack("EXISTS", keys.order_record(account, own), keys.holding(account, own)))
         counts = np.array([0 if refused(reply) else reply for reply in self._pipe.exchange(asked)], np.int64)
         found = work.left[counts > 0]
@@ -206,32 +204,48 @@ class Fanout:
         by_form: dict[int, list[int]] = {}
         for i in chosen.tolist():
             by_form.setdefault(id(candidates.forms[i]), []).append(i)
-        batches: list[tuple[_Sent, list[int], int]] = []
+        portion = _BATCHES_AT_ONCE * self._batch  # the server is at the first ones while the next ones are made
+        portions = (own[i : i + portion] for own in by_form.values() for i in range(0, len(own), portion))
+        batches: list[tuple[_Sent, Places, int]] = []
 
         def parts() -> Iterator[tuple[bytes, int]]:
-            for members in by_form.values():
+            for members in portions:
                 form = candidates.forms[members[0]]
                 assert form is not None
-                sent = _Sent(form, self._columns(work, form, candidates, members, deadline_ms))
+                sent = _Sent(form, copy_columns(self._observer, work.decision, candidates, members, deadline_ms))
                 work.sent.append(sent)
                 for start in range(0, len(members), self._batch):
                     stop = min(start + self._batch, len(members))
-                    batches.append((sent, members, start))
+                    batches.append((sent, candidates.places[members[start:stop]], start))
                     yield form.requests.copies(sent.columns, start, stop), stop - start
 
-        done: list[int] = []
         for replies in self._pipe.exchange_parts(parts()):
             stored_us = time.time_ns() // 1_000 - 1_000 * work.decision.header["received_ms"]
-            sent, members, start = batches.pop(0)
-            for k, reply in enumerate(replies, start):
-                place = int(candidates.places[members[k]])
-                if self._take(work, sent, k, place, reply, stored_us):
-                    done.append(place)
+            self._take(work, *batches.pop(0), replies, stored_us)
             crash.reach("copies.batch")
+
+    def _take(  # noqa: PLR0917
+        self, work: _Work, sent: _Sent, places: Places, start: int, replies: list[Any], stored_us: int
+    ) -> None:
+        """What the server said of a batch; who must be tried again stays among those who are left."""
+        if replies == [_DONE] * len(replies):
+            rows, stop = np.zeros(len(replies), MADE), start + len(replies)
+            rows["result"], rows["stored_us"] = COPIED, stored_us
+            rows["version"] = sent.columns.new_versions[start:stop]
+            rows["margin_cents"] = sent.columns.margin_cents[start:stop]
+            work.made[places] = rows
+            sent.done += range(start, stop)
+            work.left = np.setdiff1d(work.left, places, assume_unique=True)
+            return
+        done = [
+            place
+            for k, (place, reply) in enumerate(zip(places.tolist(), replies, strict=True), start)
+            if self._take_one(work, sent, k, place, reply, stored_us)
+        ]
         work.left = np.setdiff1d(work.left, np.array(done, np.intp))
 
     @staticmethod
-    def _take(work: _Work, sent: _Sent, k: int, place: int, reply: Any, stored_us: int) -> bool:  # noqa: PLR0917
+    def _take_one(work: _Work, sent: _Sent, k: int, place: int, reply: Any, stored_us: int) -> bool:  # noqa: PLR0917
         """What the server said of a copy; false if it must be tried again."""
         failure = refused(reply)
         if failure is not None:
@@ -247,40 +261,6 @@ class Fanout:
         else:
             return False
         return True
-
-    def _columns(
-        self, work: _Work, form: Form, candidates: Candidates, members: list[int], deadline_ms: int
-    ) -> CopyColumns:
-        decided, accounts = work.decision.rows, self._observer.book.accounts
-        places, rows = candidates.places[members], candidates.rows[members]
-        followers = decided["follower"][places].tolist()
-        order_ids = [work.order_ids[place] for place in places.tolist()]
-        versions = [candidates.versions[i] or "" for i in members]
-        steps = [Decimal(words.get("step", "0")) for words in work.decision.header["groups"]]
-        groups, sizes = decided["group"][places].tolist(), decided["sized"]["steps"][places].tolist()
-        amounts = {
-            pair: form.amounts(pair[1] * steps[pair[0]]) for pair in dict.fromkeys(zip(groups, sizes, strict=True))
-        }
-        said = [amounts[pair] for pair in zip(groups, sizes, strict=True)]
-        alone = candidates.margins[members].tolist()
-        margins = {value: margin_usd(value) for value in dict.fromkeys(alone)}
-        texts = {value: usd_bytes(margin) for value, margin in margins.items()}
-        cents = {value: cents_of(margin) for value, margin in margins.items()}
-        return CopyColumns(
-            followers=followers,
-            order_ids=order_ids,
-            request_ids=form.requests.request_ids(followers, order_ids),
-            deadline=b"%d" % deadline_ms,
-            versions=[version.encode() for version in versions],
-            new_versions=[next_version(version, candidates.time_ms) for version in versions],
-            balances=[repr(value).encode() for value in accounts["balance"][rows].tolist()],
-            leverages=[repr(value).encode() for value in accounts["leverage"][rows].tolist()],
-            counts=[b"%d" % count for count in candidates.counts[members].tolist()],
-            amounts=said,
-            margins=[texts[value] for value in alone],
-            margin_cents=[cents[value] for value in alone],
-            remainders=_remainders(work.decision, places.tolist()),
-        )
 
     # ---- what follows
 
@@ -304,16 +284,9 @@ class Fanout:
             log.critical("effects_failed", order=work.event.order_id, count=failed)
 
 
-def _remainders(decision: Decision, places: list[int]) -> list[bytes] | bytes:
-    if not decision.header["carries"]:
-        return b""
-    return [said.encode() for said in remainder_texts(decision, places)]
-
-
 def _work(event: MasterEvent, decision: Decision, forms: Forms) -> _Work:
     rows = decision.rows
     made: Rows = np.zeros(len(rows), MADE)
     made["result"] = rows["reason"]
     left = np.flatnonzero(rows["reason"] == b"")
-    ids = copy_ids(event.order_id, rows["follower"].tolist())
-    return _Work(event, decision, forms, made, ids, left)
+    return _Work(event, decision, forms, made, left)

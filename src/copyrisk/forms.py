@@ -1,7 +1,7 @@
 """What a master's order becomes for each class of followers: a group, a flow, a side."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, localcontext
 
 from copyrisk.commands import Command, CommandType
@@ -35,12 +35,18 @@ class Form:
     price: Decimal
     is_buy: bool
     is_filled: bool
+    _amounts: dict[tuple[Decimal, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
 
-    def amounts(self, lots: Decimal) -> tuple[bytes, bytes, bytes]:
-        """Lots, contract value and commission of a copy, as they are written."""
-        with localcontext(EXACT):
-            value, commission = amounts_of(lots, self.price, self.market)
-        return lots_bytes(lots), lots_bytes(value), charge_bytes(commission) if self.is_filled else b""
+    def amounts(self, lot_step: Decimal, steps: int) -> tuple[bytes, bytes, bytes]:
+        """Lots, contract value and commission of a copy of so many steps, as they are written."""
+        found = self._amounts.get((lot_step, steps))
+        if found is None:
+            with localcontext(EXACT):
+                lots = lot_step * steps
+                value, commission = amounts_of(lots, self.price, self.market)
+                said = charge_bytes(commission) if self.is_filled else b""
+                found = self._amounts[lot_step, steps] = (lots_bytes(lots), lots_bytes(value), said)
+        return found
 
 
 class Forms:

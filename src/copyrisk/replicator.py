@@ -6,6 +6,7 @@ processes one holds the lease; the others wait for it.
 """
 
 import contextlib
+import gc
 import os
 import secrets
 import socket
@@ -85,10 +86,18 @@ class Replicator:
         StoreError
             `functions_missing`: whoever runs us loads them and starts anew.
         """
+        self._begin()
         keep_consuming(self._consumer, lambda: self.step(_WAIT_MS, stop), stop, retry_ms=self._retry_ms)
         with contextlib.suppress(StoreError):
             self._lease.give_up()
         self._observer.close()
+
+    def _begin(self) -> None:
+        """Read everything once. It lives as long as the process: the garbage collector need not walk it in an event."""
+        with contextlib.suppress(StoreError):  # then the first step does
+            self._look()
+        gc.collect()
+        gc.freeze()
 
     def step(self, wait_ms: int, stop: threading.Event | None = None) -> int:
         """Take what is there, waiting so long for the first entry, and replicate it; returns how many entries.

@@ -18,7 +18,7 @@ from copyrisk.store.pipe import Pipe, pack
 #: Upper bounds of the latency buckets in ms, from the stream entry to the stored copy; a last one has no bound.
 BUCKETS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000)
 #: Reasons that are no decision of anybody: the copy should have been made.
-FAILURES = ("account_unreadable", "account_unknown", "account_missing", "account_busy")
+FAILURES = ("account_unreadable", "account_unknown", "account_busy")
 ALL = ""
 
 
