@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from copyrisk.sql.database import open_database
+from tests.copying_desk import MASTER, CopyDesk
 from tests.provider import gateway, provider, until
 from tests.trading import Desk
 
@@ -54,6 +55,44 @@ def test_monitors(redis_server: Any) -> None:
     monitor = desk.new_monitor()
     desk.quote("1.07", "1.0701")
     assert monitor.step(1.0) == 1
+
+
+def test_replicator(redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are made, redelivered, moved, cancelled, closed, wait, reach a limit; nothing is lacking on the way."""
+    desk = CopyDesk(redis_server, replication__carries_remainders=True)
+    desk.followers(2)
+    desk.follower("P", flow="barclays")
+    desk.follower("L", copy_sl_mode="amount", sl_amount="100", investment_amount="10000")
+    workers, own = desk.workers, desk.server
+    limit(desk, "replicator")
+    desk.client.function_flush()
+    assert desk.replicator.step(1) == desk.new_replicator().step(1) == 0  # the second one finds the lease taken
+    desk.open(MASTER, "O", stop_loss="1.07")
+    desk.crash_at(monkeypatch, "copies.made")
+    desk.open_master("P", order_type="BUY_LIMIT", price="1.05")
+    desk.provider_says("filled", "copy_follower:P", "open")
+    desk.provider_says("accepted", "copy_follower:P", "place")
+    desk.master_does("modify", "P", order_price="1.06")
+    desk.master_does("cancel", "P")
+    desk.configure("copy_follower:F0", wallet_balance="x")
+    desk.close_master("0.5")
+    assert len(desk.lots()) == 4
+    desk.configure("copy_follower:F0", wallet_balance="10000")
+    desk.open_master("BIG", lots="3")
+    desk.quote("1.0645", "1.06455")
+    for _ in range(3):
+        desk.replicate()
+    assert "L" not in desk.copies("BIG")  # its stop loss closed them
+    assert desk.client.hget("user:{copy_follower:L}:config", "copy_status") == b"paused"
+    desk.close_master()
+    assert (desk.results(), desk.letters()) == (dict.fromkeys(("F0", "F1", "L", "P"), "copied"), [])
+    desk.replicator._lease.give_up()
+    desk.replicator._consumer.leave()
+    refused = {(seen["reason"], seen["object"]) for seen in desk.client.acl_log()}
+    desk.client.acl_log_reset()
+    assert refused - {("command", "client|setinfo"), ("command", "subscribe")} == set()
+    assert workers is desk.workers
+    desk.server = own
 
 
 def test_gateway(redis_server: Any) -> None:

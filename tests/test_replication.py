@@ -530,16 +530,7 @@ def test_a_master_order_that_is_not_filled_unwinds_its_copies(barclays: CopyDesk
     assert_replicated(desk)
 
 
-@pytest.mark.parametrize(
-    "copies_first",
-    [
-        True,
-        pytest.param(
-            False,
-            marks=pytest.mark.xfail(strict=True, reason="T5: a copy that is not filled yet forgets its share"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("copies_first", [True, False])
 def test_a_master_order_that_is_filled_in_part_leaves_copies_their_share(
     barclays: CopyDesk, copies_first: bool
 ) -> None:
@@ -590,7 +581,6 @@ def test_copies_that_are_queued_when_the_master_closes_are_closed_when_they_fill
     assert_replicated(desk)
 
 
-@pytest.mark.xfail(strict=True, reason="T5: a copy that is not filled yet forgets that only a share of it may be open")
 def test_copies_that_are_queued_when_the_master_closes_a_part_keep_their_share_when_they_fill(
     barclays: CopyDesk,
 ) -> None:
@@ -896,7 +886,6 @@ def test_an_equity_that_rests_on_an_old_quote_is_not_copied_with(bundled_server:
     desk.close()
 
 
-@pytest.mark.xfail(strict=True, reason="T6: nobody looks how old the master's equity is")
 def test_a_masters_equity_that_rests_on_an_old_quote_sizes_nobody(bundled_server: Any) -> None:
     desk = CopyDesk(bundled_server, replication__equity_max_age_ms=5_000)
     desk.office.group("XAUUSD", contract_size="100", type="3")
@@ -910,7 +899,6 @@ def test_a_masters_equity_that_rests_on_an_old_quote_sizes_nobody(bundled_server
     assert desk.results()["A"] != "copied"
 
 
-@pytest.mark.xfail(strict=True, reason="T7: the quote that converts is not looked at")
 def test_the_quote_that_converts_counts_for_the_age_of_an_equity(bundled_server: Any) -> None:
     desk = CopyDesk(bundled_server, replication__equity_max_age_ms=5_000)
     desk.office.group("EURNOK", profit="NOK")
@@ -924,7 +912,6 @@ def test_the_quote_that_converts_counts_for_the_age_of_an_equity(bundled_server:
     assert desk.results() == {"A": "equity_too_old"}
 
 
-@pytest.mark.xfail(strict=True, reason="T8: by risk a reverse copy is sized by the stop that it does not have")
 def test_by_risk_a_reverse_copy_is_sized_by_its_own_stop(rock: CopyDesk) -> None:
     """The copy's stop loss is its master's take profit, ten times as far away."""
     for name, reverse in (("A", "0"), ("B", "1")):
@@ -1087,7 +1074,6 @@ def test_a_changed_leverage_is_seen(rock: CopyDesk, monkeypatch: pytest.MonkeyPa
     assert rock.said("margin") == {"216.91"}
 
 
-@pytest.mark.xfail(strict=True, reason="T10: the terms of a group that an account only now came into are not read")
 def test_a_changed_group_is_seen(rock: CopyDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     rock.office.group("EURUSD", "VIP", spread="20", spread_pip="0.00001")
     rock.follower("F")
@@ -1282,10 +1268,16 @@ def test_who_has_a_copy_when_the_engine_dies_has_it_whatever_comes_then(
     assert rock.copies() == {}
 
 
-@pytest.mark.parametrize("point", ["replicator.finished", "copies.followed"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(
+            "replicator.finished", marks=pytest.mark.xfail(strict=True, reason="T9: what was stored is not counted")
+        ),
+        "copies.followed",
+    ],
+)
 def test_a_decision_is_counted_whoever_dies(rock: CopyDesk, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    if point == "replicator.finished":
-        pytest.xfail("T9: between storing what came of it and counting it, it is not counted")
     rock.followers(2)
     rock.open(MASTER, "O")
     rock.crash_at(monkeypatch, point)
@@ -1368,7 +1360,7 @@ def test_counts_are_right_of_each_master_and_of_all(rock: CopyDesk) -> None:
     rock.replicate()
     own, other, every = rock.tallies(), rock.tallies("M2"), rock.tallies("")
     assert {"orders": 2, "followers": 10, "copied": 8, "reason:copying_paused": 2}.items() <= own.items()
-    assert {"orders": 1, "followers": 2, "copied": 1, "failed": 1, "reason:account_missing": 1}.items() <= other.items()
+    assert {"orders": 1, "followers": 2, "copied": 1, "reason:account_missing": 1}.items() <= other.items()
     assert every == {name: own.get(name, 0) + other.get(name, 0) for name in own.keys() | other.keys()}
     assert sum(count for name, count in every.items() if name.startswith("within_ms:")) == every["copied"]
     assert counts_of(rock.decision("O3")) == other

@@ -390,7 +390,7 @@ def columns_of(
         balances=[b"%d.25" % i for i in range(len(ids))],
         leverages=[b"100.0"] * len(ids),
         counts=[b"%d" % i for i in range(len(ids))],
-        amounts=[form.amounts(lots) for _, lots, _, _ in followers],
+        amounts=[form.amounts(Decimal("0.01"), int(lots * 100)) for _, lots, _, _ in followers],
         margins=[f"{margin:.2f}".encode() for _, _, margin, _ in followers],
         margin_cents=[int(margin * 100) for _, _, margin, _ in followers],
         remainders=[b"", b"0.25", b"-0.5", b"1"][: len(ids)],

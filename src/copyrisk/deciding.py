@@ -100,8 +100,8 @@ class Decider:
         table = Cohort(event, observer, members)
         glance = Glance(before, ledgers) if ledgers is not None and (table.rows == before).all() else None
         table.refuse_all(self._refusal_of_all(event, table, server_ms))
-        table.refuse_by_settings()
         table.refuse(table.present, self._limits.refusals(table.rows_present()))
+        table.refuse_by_settings()
         groups = self._groups(event, table)
         table.refuse_by_group(groups, self._options.price_deviation_pct)
         table.refuse_old_equity(self._options.equity_max_age_ms)
