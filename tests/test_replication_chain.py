@@ -685,6 +685,10 @@ def test_connections_cut_and_answers_late(bundled_server: Any, tmp_path: Path) -
     with Chain(bundled_server, tmp_path, environ=ENVIRON | {"REDIS_REPLY_TIMEOUT_MS": 500}) as chain:
         copiers = Copiers(chain, "barclays", followers=100)
         start(chain, "barclays")
+        chain.wait_for_simulator()
+        for name, terms in SYMBOLS.items():  # of its own: cut off from Redis the provider would have none, and reject
+            ask = terms.bid + terms.points_wide * terms.point
+            assert chain.provider.control("quote", symbol=name, bid=str(terms.bid), ask=str(ask))["ok"]
         chain.until(lambda: acting(chain), 20)
         blips = Blips(chain)
         copiers.trade(20, blips)

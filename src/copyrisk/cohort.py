@@ -1,5 +1,6 @@
 """The followers of one order, in the order of their ids: what is known of each, and what stands against a copy."""
 
+import hashlib
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -68,11 +69,14 @@ class Cohort:
         book = observer.book
         self.decided: Rows = np.zeros(len(members), DECIDED)
         self.decided["group"], self.decided["equity_age_ms"] = -1, _NO_AGE
-        self.decided["follower"] = members
         self.rows = observer.followers.rows_of(members)
         self.refuse(np.flatnonzero(self.rows < 0), b"account_missing")
         bad = [i for i in np.flatnonzero(self.rows < 0).tolist() if follower_of(members[i]) is None]
         self.decided["reason"][bad] = b"invalid_account_id"
+        named = list(members)
+        for i in bad:  # a name of its own, that is no id: the record has no room for whatever somebody put there
+            named[i] = b"?" + hashlib.blake2b(members[i], digest_size=16).hexdigest().encode()
+        self.decided["follower"] = named
         self.present = np.flatnonzero(self.rows >= 0)
         self.master_row = book.row_of(event.master)
         rows = self.rows_present()

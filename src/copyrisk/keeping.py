@@ -106,8 +106,17 @@ class Keeper:
         for gone in self._due_s.keys() - waiting.keys():
             del self._due_s[gone], self._tries[gone]
         due = [copy for copy in waiting.values() if self._due_s.get(copy.copy_id, 0.0) <= now_s]
-        targets = {order_id: self._decisions.target_of(order_id)[0] for order_id in {c.master_order_id for c in due}}
+        targets = {order_id: self._target_of(order_id) for order_id in {copy.master_order_id for copy in due}}
         self._pursue(due, {order_id: target for order_id, target in targets.items() if target is not None})
+
+    def _target_of(self, order_id: str) -> Target | None:
+        try:
+            return self._decisions.target_of(order_id)[0]
+        except StoreError as failure:
+            if failure.code != "decision_unreadable":
+                raise
+            log.critical("target_unreadable", order=order_id, reason=str(failure))
+            return None
 
     def _but_those_that_close(self, copies: Sequence[CopyOf]) -> list[CopyOf]:
         """Copies without those that are to be closed anyhow: these stay where they wait."""
@@ -225,8 +234,8 @@ def read_waiting(pipe: Pipe) -> list[CopyOf]:
         try:
             said = json.loads(stored)
             account = keys.account(AccountType.FOLLOWER.value, said["follower"])
-            own_id, closes = keys.check_order_id(text(own)), bool(said["closes"])
-            found.append(CopyOf(account, own_id, said["order_id"], bool(said["reverse"]), closes))
+            own_id, master_id = keys.check_order_id(text(own)), keys.check_order_id(said["order_id"])
+            found.append(CopyOf(account, own_id, master_id, bool(said["reverse"]), bool(said["closes"])))
         except (ValueError, LookupError, TypeError, CopyriskError) as fault:
             log.critical("waiting_copy_unreadable", copy=text(own), reason=repr(fault))
     return found
@@ -271,4 +280,6 @@ def _why_not(job: Job) -> str:
     verdict = job.verdict
     if isinstance(verdict, Outcome):
         return "" if verdict.order.state in FINISHED else "in_flight"
-    return verdict.code if isinstance(verdict, CopyriskError) and not isinstance(verdict, StoreError) else ""
+    if not isinstance(verdict, CopyriskError) or verdict.code == "account_missing":  # nobody is there who could follow
+        return ""
+    return verdict.code

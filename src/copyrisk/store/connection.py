@@ -20,6 +20,8 @@ from copyrisk.errors import StoreError, StoreUnavailable
 OLDEST_REDIS = (7, 0)
 #: How errors begin that say something of the key that was asked for, and nothing of other commands.
 OF_ONE_KEY = ("WRONGTYPE", "NOPERM")
+#: How the error begins that no other user and no later time mends.
+WRONG_TYPE = "WRONGTYPE"
 _SCHEMES = ("redis://", "rediss://", "unix://")
 #: What servers answer while they cannot serve, and the code it gets.
 _ANSWERS = (

@@ -22,11 +22,12 @@ from copyrisk.errors import StoreError
 from copyrisk.layout import Rows
 from copyrisk.replication import DECIDED, MADE, parse_target, target_words
 from copyrisk.store.changes import RECORD_KEEP_MS
-from copyrisk.store.connection import store_error
+from copyrisk.store.connection import WRONG_TYPE, store_error
 from copyrisk.store.functions import put_request
 from copyrisk.store.pipe import Pipe, pack
 
 _LAYOUT = 1
+_NEEDED = ("event", "master", "symbol", "received_ms", "groups", "settings", "carries")
 
 
 @dataclass(slots=True)
@@ -77,6 +78,8 @@ class Decisions:
             if decided is None:
                 return None, aimed, version
             header, rows = _parse(decided, DECIDED)
+            for name in _NEEDED:
+                header[name]
             found = Decision(order_id, header, rows, target=aimed, target_version=version)
             if made is not None:
                 found.results, found.made = _parse(zlib.decompress(made), MADE)
@@ -138,6 +141,8 @@ class Decisions:
     def _ask(self, *requests: bytes) -> list[Any]:
         replies = self._pipe.exchange(requests)
         for reply in replies:
+            if isinstance(reply, Exception) and str(reply).startswith(WRONG_TYPE):
+                raise StoreError(f"what is decided about an order: {reply}", code="decision_unreadable")
             if isinstance(reply, Exception):
                 raise store_error(redis.ResponseError(str(reply)))
         return replies

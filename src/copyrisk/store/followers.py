@@ -13,9 +13,9 @@ from copyrisk._pack import Requests
 from copyrisk.book import Book, RowNumbers
 from copyrisk.copying import CopyDefaults, CopySettings, parse_settings
 from copyrisk.decimals import parse_decimal
-from copyrisk.errors import InvalidId
+from copyrisk.errors import InvalidId, Refused
 from copyrisk.keys import Account
-from copyrisk.store.connection import OF_ONE_KEY, store_error
+from copyrisk.store.connection import OF_ONE_KEY, WRONG_TYPE, store_error
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.table import Table
@@ -135,10 +135,14 @@ class Followers:
 
         Raises
         ------
+        Refused
+            `followers_unreadable`.
         StoreError, StoreUnavailable
         """
         members, time = self._pipe.exchange([pack("SMEMBERS", keys.active_followers(master_id)), pack("TIME")])
         if isinstance(members, Exception):
+            if str(members).startswith(WRONG_TYPE):
+                raise Refused("the set of the master's followers is none", code="followers_unreadable")
             raise store_error(redis.ResponseError(str(members)))
         return sorted(members), _ms(time)
 
@@ -164,7 +168,8 @@ class Followers:
         versions: list[str | None] = []
         amounts = np.zeros((2, len(rows)))
         for i, reply in enumerate(map(_usable, replies)):
-            versions.append(None if reply is None else text(reply[0]))
+            stored = None if reply is None else reply[0]
+            versions.append(None if reply is None or (stored and not stored.isascii()) else text(stored))
             for k, stored in enumerate(reply[1:] if reply else ()):
                 if stored is not None:
                     amount = parse_decimal(text(stored))
