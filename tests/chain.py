@@ -102,7 +102,7 @@ class Chain:
     server: Any
     folder: Path
     seed: int = 1
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, object] = field(default_factory=dict)
     processes: dict[str, Running] = field(default_factory=dict)
     moves: bool = True
 

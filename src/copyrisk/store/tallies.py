@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import redis
+import structlog
 
 from copyrisk import keys
 from copyrisk.errors import StoreError
@@ -14,6 +15,8 @@ from copyrisk.store.connection import store_error
 from copyrisk.store.decisions import Decision
 from copyrisk.store.functions import text, texts
 from copyrisk.store.pipe import Pipe, pack
+
+log = structlog.get_logger(__name__)
 
 #: Upper bounds of the latency buckets in ms, from the stream entry to the stored copy; a last one has no bound.
 BUCKETS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000)
@@ -33,8 +36,8 @@ class Tallies:
 
         Raises
         ------
-        StoreError, StoreUnavailable
-            The counts may lack it; nothing else does.
+        StoreUnavailable
+            The counts may have it or not.
         """
         counts = counts_of(decision)
         requests = [
@@ -43,8 +46,8 @@ class Tallies:
             for name, count in counts.items()
         ]
         for reply in self._pipe.exchange(requests):
-            if isinstance(reply, Exception):
-                raise store_error(redis.ResponseError(str(reply)))
+            if isinstance(reply, Exception):  # whoever cannot be counted is copied all the same
+                log.error("not_counted", order=event.order_id, reason=str(reply))
 
     def read(self, master_id: str = ALL) -> dict[str, int]:
         """The counts of a master, or of all.
