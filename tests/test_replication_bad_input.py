@@ -487,7 +487,6 @@ def test_garbage_among_the_copies_that_wait_keeps_no_other_waiting(desk: CopyDes
     works_on(desk)
 
 
-@pytest.mark.xfail(strict=True, reason="T17: what cannot be counted is tried again and again, then a dead letter")
 def test_counts_that_cannot_be_counted_keep_nobody_from_his_copy(desk: CopyDesk) -> None:
     for key in ("copyrisk:replication:M", "copyrisk:replication:"):
         desk.client.set(key, "x")

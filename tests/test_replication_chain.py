@@ -177,6 +177,7 @@ class Copiers:
 
     def is_under_way(self) -> dict[str, int]:
         busy = self.chain.in_flight() | {"waiting": self.client.hlen("copyrisk:waiting_copies"), "new": self.backlog()}
+        busy["limited"] = sum(self.client.scard(f"user_orders_index:{{{account}}}") for account in self.limited)
         if self.has_pending and "outstanding" in busy:
             resting = [order for order in self.chain.orders() if order["order_status"] == "PENDING"]
             busy["outstanding"] -= len([order for order in resting if order["execution"] == "provider"])
