@@ -106,17 +106,24 @@ class Keeper:
         for gone in self._due_s.keys() - waiting.keys():
             del self._due_s[gone], self._tries[gone]
         due = [copy for copy in waiting.values() if self._due_s.get(copy.copy_id, 0.0) <= now_s]
-        targets = {order_id: self._target_of(order_id) for order_id in {copy.master_order_id for copy in due}}
-        self._pursue(due, {order_id: target for order_id, target in targets.items() if target is not None})
+        targets: dict[str, Target] = {}
+        for order_id in {copy.master_order_id for copy in due if not copy.closes}:
+            try:
+                target, version = self._decisions.target_of(order_id)
+            except StoreError as failure:
+                if failure.code != "decision_unreadable":
+                    raise
+                log.critical("target_unreadable", order=order_id, reason=str(failure))
+                continue
+            if target is not None:
+                targets[order_id] = target
+            elif version == 0:  # it was asked so long ago that nobody knows any more what for
+                self._forget([copy.copy_id for copy in due if copy.master_order_id == order_id and not copy.closes])
+        self._pursue(due, targets)
 
-    def _target_of(self, order_id: str) -> Target | None:
-        try:
-            return self._decisions.target_of(order_id)[0]
-        except StoreError as failure:
-            if failure.code != "decision_unreadable":
-                raise
-            log.critical("target_unreadable", order=order_id, reason=str(failure))
-            return None
+    def _forget(self, copy_ids: Sequence[str]) -> None:
+        log.error("waiting_copies_forgotten", copies=len(copy_ids), first=copy_ids[0])
+        self._pipe.exchange([pack("HDEL", keys.WAITING_COPIES, *copy_ids)])
 
     def _but_those_that_close(self, copies: Sequence[CopyOf]) -> list[CopyOf]:
         """Copies without those that are to be closed anyhow: these stay where they wait."""

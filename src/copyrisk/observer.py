@@ -33,7 +33,7 @@ class Observer:
         self, client: redis.Redis, pipe: Pipe, rules: ValuationRules, hours: MarketHours, default: CopyDefaults
     ) -> None:
         self.book, self._hours = Book(rules), hours
-        self._mirror = Mirror(Link(client, self.book.market.names.index), self.book)
+        self._mirror = Mirror(Link(client, self.book.market.names.index), self.book, hears_wishes=False)
         self._valuer = Valuer(self.book)
         self.followers = Followers(pipe, self.book, default)
         self._owed: list[RowNumbers] = []

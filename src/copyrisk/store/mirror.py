@@ -89,8 +89,8 @@ class Mirror:
         Accounts in which a slice found a difference that no report explains.
     """
 
-    def __init__(self, link: Link, book: Book) -> None:
-        self._link, self._book = link, book
+    def __init__(self, link: Link, book: Book, *, hears_wishes: bool = True) -> None:
+        self._link, self._book, self._hears_wishes = link, book, hears_wishes
         self._notices, self._reads = Notices(link), Reads(link, book)
         self._terms, self.finder = Terms(self._reads, book), Finder(link, self._reads, book)
         self._everything, self._is_at_rest = True, False
@@ -126,7 +126,8 @@ class Mirror:
             self.finder.find_all()
         else:
             self.finder.ask_page(large=not self._notices.tracks)
-        self.wished = self._book.ensure_accounts(str(account).encode() for account in self._notices.wishes())
+        wishes = self._notices.wishes() if self._hears_wishes else ()
+        self.wished = self._book.ensure_accounts(str(account).encode() for account in wishes)
         slice_only = self._notices.tracks and not self.read_everything
         self.reread = self._slice(share) if slice_only else self._book.account_rows()
         self.sample = self.reread[random.randrange(_SAMPLE_ONE_IN) :: _SAMPLE_ONE_IN].copy() if slice_only else _NO_ROWS

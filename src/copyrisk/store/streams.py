@@ -83,7 +83,7 @@ class Consumer:
                 self._checked(answer)
 
     def read(self, count: int, wait_ms: int) -> list[Entry]:
-        """New entries of all streams, waiting for the first of them; empty if none came.
+        """New entries of all streams, waiting so long for the first of them (0: not at all); empty if none came.
 
         Raises
         ------
@@ -91,8 +91,9 @@ class Consumer:
             `no_group`: the server has lost the group; `join` makes it anew.
         """
         newest = [">"] * len(self.streams)
-        group = ("XREADGROUP", "GROUP", self._group, self._name, "COUNT", count, "BLOCK", wait_ms, "STREAMS")
-        (reply,) = self._pipe.exchange([pack(*group, *self.streams, *newest)])
+        group = ("XREADGROUP", "GROUP", self._group, self._name, "COUNT", count)
+        block = ("BLOCK", wait_ms) if wait_ms else ()  # 0 would be for ever
+        (reply,) = self._pipe.exchange([pack(*group, *block, "STREAMS", *self.streams, *newest)])
         answer = self._checked(reply)
         pairs = answer.items() if isinstance(answer, dict) else answer or ()
         return [self._entry(stream.decode(), *entry) for stream, entries in pairs for entry in entries]
