@@ -172,3 +172,14 @@ def test_a_database_is_named_by_its_url_and_its_password_is_not_shown(tmp_path: 
         with pytest.raises(ConfigError) as failure:
             load_settings(written(tmp_path, f"[database]\n{text}\n"), {}, {})
         assert "secret" not in str(failure.value) and "settings.toml: database." in str(failure.value)
+
+
+@pytest.mark.parametrize(("given", "nice"), [("-5", -5), (0, 0), ("19", 19), (-20, -20)])
+def test_a_priority(given: object, nice: int) -> None:
+    assert load_settings(None, {}, {"replication.nice": given}).replication.nice == nice
+
+
+@pytest.mark.parametrize("given", ["", "-", "20", -21, "1.5", 1.0, True, "٣", "--1", "low"])
+def test_what_is_no_priority(given: object) -> None:
+    with pytest.raises(ConfigError, match="from -20 to 19"):
+        load_settings(None, {}, {"replication.nice": given})

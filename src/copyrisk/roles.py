@@ -1,5 +1,6 @@
 """The processes besides the daemon, put together from settings: workers, monitors, the recorder."""
 
+import os
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -194,6 +195,7 @@ def _policy(settings: Settings) -> "Policy | None":
 
 def run_replicator(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
     """Copy masters' orders until `stop` is set; a server that lost its functions gets them again."""
+    _ask_for_priority(settings.replication.nice)
     with _opened(settings) as database:
         log.info("replicator_started")
         while not stop.is_set():
@@ -203,6 +205,14 @@ def run_replicator(client: redis.Redis, settings: Settings, stop: threading.Even
                 log.error("replicator_waits", code=failure.code, reason=str(failure))
                 stop.wait(_RETRY_S)
         log.info("replicator_ended")
+
+
+def _ask_for_priority(nice: int) -> None:
+    """Run before or behind other processes of this machine, as far as the system lets us."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except PermissionError:
+        log.info("priority_not_granted", nice=nice)
 
 
 def run_recorder(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:

@@ -79,6 +79,17 @@ def _percentage(value: Any) -> float:
     return number
 
 
+def _niceness(value: Any) -> int:
+    text = str(value)
+    if (
+        isinstance(value, bool | float)
+        or not (text.isascii() and text.removeprefix("-").isdecimal())
+        or not -20 <= int(text) <= 19
+    ):
+        raise ValueError("a whole number from -20 to 19")
+    return int(text)
+
+
 def _flag(value: Any) -> bool:
     allowed = {True: True, False: False, "true": True, "false": False}
     if not isinstance(value, bool | str) or value not in allowed:
@@ -232,6 +243,7 @@ class ReplicationSettings:
     batch: int = _setting(CopyOptions().batch, _whole(1, 1_000))
     retry_ms: int = _setting(CopyOptions().retry_ms, _whole(10, 600_000))
     lease_ms: int = _setting(2_000, _whole(200, 60_000))
+    nice: int = _setting(-5, _niceness)
     signal_max_age_ms: int = _setting(CopyOptions().signal_max_age_ms, _age_ms)
     equity_max_age_ms: int = _setting(CopyOptions().equity_max_age_ms, _age_ms)
     price_deviation_pct: float = _setting(CopyOptions().price_deviation_pct, _percentage)
