@@ -147,13 +147,19 @@ def test_nothing_is_done_on_a_dead_quote(desk: CopyDesk) -> None:
     assert (status(desk), desk.lots()) == ("active", {"F": Decimal(1)})
 
 
-def test_it_closes_in_provider_flow_when_the_copy_is_filled(bundled_server: Any) -> None:
-    desk = CopyDesk(bundled_server, "barclays")
+def at_its_stop_loss(server: Any) -> CopyDesk:
+    """In provider flow, a follower whose one lot has just reached its account's stop loss."""
+    desk = CopyDesk(server, "barclays")
     desk.follower("F", 100_000, copy_sl_mode="amount", sl_amount="500", investment_amount="100000")
     desk.open_master(lots="1")
     desk.provider_says("filled")
     fall(desk, 6)
     check(desk)
+    return desk
+
+
+def test_it_closes_in_provider_flow_when_the_copy_is_filled(bundled_server: Any) -> None:
+    desk = at_its_stop_loss(bundled_server)
     assert status(desk) == "paused"
     assert [request["action"] for request in desk.unanswered(F)] == ["close"]
     check(desk)
@@ -165,12 +171,7 @@ def test_it_closes_in_provider_flow_when_the_copy_is_filled(bundled_server: Any)
 
 
 def test_a_master_who_moves_its_levels_meanwhile_does_not_call_the_close_off(bundled_server: Any) -> None:
-    desk = CopyDesk(bundled_server, "barclays")
-    desk.follower("F", 100_000, copy_sl_mode="amount", sl_amount="500", investment_amount="100000")
-    desk.open_master(lots="1")
-    desk.provider_says("filled")
-    fall(desk, 6)
-    check(desk)
+    desk = at_its_stop_loss(bundled_server)
     (own,) = desk.waiting_copies()
     desk.do("take_profit", MASTER, order_id="O", take_profit="1.2")
     check(desk)

@@ -19,7 +19,6 @@ from copyrisk.situation import SymbolMarket
 from copyrisk.sizing_terms import SizingMode
 from copyrisk.store.followers import follower_of
 
-_GROUPS_LIMIT = 32_767
 _NO_AGE = -1
 
 
@@ -85,7 +84,7 @@ class Cohort:
         self.settings_of = np.zeros(len(members), np.intp)
         self.settings_of[self.present] = self.numbers
         names, places = np.unique(book.groups_of(rows), return_inverse=True)
-        self.groups = [book.market.names.text(name) for name in names.tolist()][:_GROUPS_LIMIT]
+        self.groups = [book.market.names.text(name) for name in names.tolist()]
         self.decided["group"][self.present] = places + 1  # the master's group is the first
         self.decided["equity_age_ms"][self.present] = self._ages(rows)
         self.master_age_ms = 0

@@ -33,9 +33,6 @@ from copyrisk.store.remainders import Remainders
 if TYPE_CHECKING:
     from copyrisk.policies import Policy
 
-_GROUPS_LIMIT = 32_767
-_NO_AGE = -1
-
 _LOOKS = 5
 
 
@@ -126,7 +123,7 @@ class Decider:
         is_old = options.equity_max_age_ms and table.master_age_ms > options.equity_max_age_ms
         return "master_equity_too_old" if is_old else ""
 
-    def _groups(self, event: MasterEvent, table: "Cohort") -> list["GroupMarket"]:
+    def _groups(self, event: MasterEvent, table: Cohort) -> list[GroupMarket]:
         """The market of each group that somebody is in, the master's first."""
         market = self._markets.market
         names = [table.master_group, *table.groups]
@@ -134,7 +131,7 @@ class Decider:
         self._markets.read(sorted(set(rows)))
         return [GroupMarket(name, self._markets.of(row)) for name, row in zip(names, rows, strict=True)]
 
-    def _size(self, event: MasterEvent, table: "Cohort", groups: list["GroupMarket"]) -> None:
+    def _size(self, event: MasterEvent, table: Cohort, groups: list[GroupMarket]) -> None:
         """Size everybody against whom nothing stands."""
         decided, chosen = table.decided, np.flatnonzero(table.decided["reason"] == b"")
         if not len(chosen):
@@ -272,12 +269,12 @@ def _header(
         "master_figures": figures,
         "quote": {"bid": decimal_text(quote.bid), "ask": decimal_text(quote.ask), "judged_ms": markets.now_ms},
         "groups": [_group_words(group) for group in groups],
-        "settings": _each_once(event, table),
+        "settings": _number_settings(event, table),
     }
 
 
-def _each_once(event: MasterEvent, table: Cohort) -> list[dict[str, Any]]:
-    """What sizes follow from, each once; says in the decision which is whose."""
+def _number_settings(event: MasterEvent, table: Cohort) -> list[dict[str, Any]]:
+    """Write into the decision whose settings are which, and return each of them once."""
     places: dict[tuple[Any, ...], int] = {}
     found: list[dict[str, Any]] = []
     place_of: list[int] = []

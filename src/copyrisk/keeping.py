@@ -123,7 +123,7 @@ class Keeper:
 
     def _forget(self, copy_ids: Sequence[str]) -> None:
         log.error("waiting_copies_forgotten", copies=len(copy_ids), first=copy_ids[0])
-        self._pipe.exchange([pack("HDEL", keys.WAITING_COPIES, *copy_ids)])
+        self._pipe.ask(pack("HDEL", keys.WAITING_COPIES, *copy_ids))
 
     def _but_those_that_close(self, copies: Sequence[CopyOf]) -> list[CopyOf]:
         """Copies without those that are to be closed anyhow: these stay where they wait."""
@@ -159,9 +159,7 @@ class Keeper:
         ]
         if done:
             requests.append(pack("HDEL", keys.WAITING_COPIES, *[copy.copy_id for copy in done]))
-        for reply in self._pipe.exchange(requests):
-            if isinstance(reply, Exception):
-                raise store_error(redis.ResponseError(str(reply)))
+        self._pipe.ask(*requests)
 
     def _put_off(self, copy: CopyOf, code: str) -> None:
         tries = self._tries[copy.copy_id] = self._tries.get(copy.copy_id, 0) + 1
@@ -180,9 +178,7 @@ class Keeper:
         requests = [
             pack("HSET", keys.WAITING_COPIES, one.copy_id, _packed(replace(one, closes=True), "")) for one in held
         ]
-        for reply in self._pipe.exchange(requests):
-            if isinstance(reply, Exception):
-                raise store_error(redis.ResponseError(str(reply)))
+        self._pipe.ask(*requests)
         crash.reach("keeper.closing")
         self._pursue([replace(one, closes=True) for one in held], {})
 
@@ -232,9 +228,7 @@ def read_waiting(pipe: Pipe) -> list[CopyOf]:
     ------
     StoreError, StoreUnavailable
     """
-    (reply,) = pipe.exchange([pack("HGETALL", keys.WAITING_COPIES)])
-    if isinstance(reply, Exception):
-        raise store_error(redis.ResponseError(str(reply)))
+    (reply,) = pipe.ask(pack("HGETALL", keys.WAITING_COPIES))
     flat = [word for item in reply.items() for word in item] if isinstance(reply, dict) else reply
     found = []
     for own, stored in zip(flat[::2], flat[1::2], strict=True):

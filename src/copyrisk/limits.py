@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import redis
 import structlog
 
 from copyrisk import crash, keys
@@ -21,11 +20,9 @@ from copyrisk._core import RowCode
 from copyrisk.book import RowNumbers
 from copyrisk.copying import CopySettings
 from copyrisk.decimals import decimal_text, parse_decimal
-from copyrisk.errors import CopyriskError
 from copyrisk.following import CopyStatus
 from copyrisk.keys import Account
 from copyrisk.observer import Observer
-from copyrisk.store.connection import store_error
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.store.relation_steps import Backing, status_request
@@ -187,10 +184,8 @@ class Limits:
             return
         outcomes = pause(self._pipe, [account.id for account in accounts], database=self._database)
         # Who follows nobody, as far as the keys say, must not copy either.
-        left = [one.follower for one in outcomes if not one.is_done]
-        for reply in self._pipe.exchange([status_request(follower, CopyStatus.PAUSED) for follower in left]):
-            if isinstance(reply, CopyriskError):
-                raise store_error(redis.ResponseError(str(reply)))
+        left = [one.follower for one in outcomes if not one.is_done and one.code != "account_missing"]
+        self._pipe.ask(*[status_request(follower, CopyStatus.PAUSED) for follower in left])
 
 
 def _has_limit(settings: CopySettings) -> bool:

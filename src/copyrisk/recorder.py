@@ -4,9 +4,6 @@ Entries are acknowledged after the database has them; it knows by version and en
 that it cannot take as it is now stay where they are, and hold up no others.
 """
 
-import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +14,7 @@ import structlog
 from copyrisk import crash, keys
 from copyrisk.errors import Refused
 from copyrisk.store.pipe import Pipe
-from copyrisk.store.streams import Consumer, Entry, keep_consuming
+from copyrisk.store.streams import Consumer, Entry, consumer_name, keep_consuming
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +41,7 @@ class Recorder:
     """
 
     def __init__(self, pipe: Pipe, history: History, *, retry_ms: int = 2_000) -> None:
-        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        name = consumer_name()
         self._consumer = Consumer(pipe, _GROUP, name, (keys.HISTORY,))
         self._history, self._retry_ms = history, retry_ms
         self._sweep_s = 0.0

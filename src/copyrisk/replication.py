@@ -24,7 +24,7 @@ DECIDED = np.dtype(
         ("reason", "S40"),
         ("sizing", SIZING_IN),
         ("sized", SIZED),
-        ("group", "i2"),  # place in the header's list, -1 for none
+        ("group", "i4"),  # place in the header's list, -1 for none
         ("settings", "i4"),  # place in the header's list
         ("equity_age_ms", "i4"),  # -1: not known
     ]

@@ -7,9 +7,6 @@ processes one holds the lease; the others wait for it.
 
 import contextlib
 import gc
-import os
-import secrets
-import socket
 import threading
 import time
 from collections import Counter
@@ -31,7 +28,7 @@ from copyrisk.store.decisions import Decision, Decisions
 from copyrisk.store.lease import Lease
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.remainders import Remainders
-from copyrisk.store.streams import Consumer, Entry, keep_consuming
+from copyrisk.store.streams import Consumer, Entry, consumer_name, keep_consuming
 from copyrisk.store.tallies import Tallies
 
 log = structlog.get_logger(__name__)
@@ -207,8 +204,3 @@ class Replicator:
     def _bury(self, entry: Entry, failure: CopyriskError) -> None:
         log.critical("dead_letter", code=failure.code, reason=str(failure), stream=entry.stream, entry=entry.id)
         self._consumer.bury(entry, failure)
-
-
-def consumer_name() -> str:
-    """A name that no other process has or had."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"

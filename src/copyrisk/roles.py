@@ -20,7 +20,7 @@ from copyrisk.monitors import Monitor
 from copyrisk.observer import Observer
 from copyrisk.recorder import Recorder
 from copyrisk.redelivery import Redelivery
-from copyrisk.replicator import ROLE, Replicator, consumer_name
+from copyrisk.replicator import ROLE, Replicator
 from copyrisk.settings import Settings
 from copyrisk.store import functions
 from copyrisk.store.appraisal import Appraiser
@@ -33,6 +33,7 @@ from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.remainders import Remainders
 from copyrisk.store.settled import SettledSource
+from copyrisk.store.streams import consumer_name
 from copyrisk.store.tallies import Tallies
 from copyrisk.workers import Workers
 

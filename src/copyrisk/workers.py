@@ -4,10 +4,7 @@ One loop, one wait: it blocks on its streams, carries out what came, and acknowl
 handed and did not finish are taken over; entries that fail again and again are buried where people see them.
 """
 
-import os
 import re
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Collection, Iterable
@@ -23,7 +20,7 @@ from copyrisk.fills import Break
 from copyrisk.store.changes import Cause, cause_of, cause_of_report, refusal_of
 from copyrisk.store.effects import Effects, add_request
 from copyrisk.store.pipe import Pipe
-from copyrisk.store.streams import Consumer, Entry, keep_consuming
+from copyrisk.store.streams import Consumer, Entry, consumer_name, keep_consuming
 from copyrisk.verdicts import Job
 
 log = structlog.get_logger(__name__)
@@ -66,7 +63,7 @@ class Workers:
     ) -> None:
         self._pipe, self._dispatcher, self._effects = pipe, dispatcher, effects
         self._kinds, self._options = frozenset(kinds), options
-        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        name = consumer_name()
         streams = (keys.COMMANDS, keys.REPORTS, keys.REPLAYED, *(keys.work(kind) for kind in sorted(kinds)))
         self._consumer = Consumer(read_pipe, GROUP, name, streams)
         self._swept_s = 0.0

@@ -55,6 +55,20 @@ class Pipe:
             raise
         return replies
 
+    def ask(self, *commands: bytes) -> list[Any]:
+        """The same for commands that are not to be refused: the first error among the replies is raised.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            Any of the commands may have been executed or not.
+        """
+        replies = self.exchange(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise store_error(redis.ResponseError(str(reply)))
+        return replies
+
     def exchange_parts(self, parts: Iterable[tuple[bytes, int]]) -> Iterator[list[Any]]:
         """Send parts of packed commands as they are made, each while the server is at the one before.
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import secrets
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -176,6 +179,11 @@ class Consumer:
         if str(reply).startswith("CROSSSLOT"):
             failure = StoreError("several streams cannot be read at once on a cluster", code="server_is_cluster")
         raise failure
+
+
+def consumer_name() -> str:
+    """A name that no other process has or had."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def keep_consuming(consumer: Consumer, step: Callable[[], object], stop: threading.Event, *, retry_ms: int) -> None:

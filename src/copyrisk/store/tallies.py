@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import redis
 import structlog
 
 from copyrisk import keys
 from copyrisk.errors import StoreError
 from copyrisk.replication import COPIED, MasterEvent
-from copyrisk.store.connection import store_error
 from copyrisk.store.decisions import Decision
 from copyrisk.store.functions import text, texts
 from copyrisk.store.pipe import Pipe, pack
@@ -56,9 +54,7 @@ class Tallies:
         ------
         StoreError, StoreUnavailable
         """
-        (reply,) = self._pipe.exchange([pack("HGETALL", keys.replication_counts(master_id))])
-        if isinstance(reply, Exception):
-            raise store_error(redis.ResponseError(str(reply)))
+        (reply,) = self._pipe.ask(pack("HGETALL", keys.replication_counts(master_id)))
         said: Mapping[str, str] = (
             {text(name): text(value) for name, value in reply.items()} if isinstance(reply, dict) else texts(reply)
         )
