@@ -82,7 +82,7 @@ class CopyDesk(Desk):
     def drop_replicator(self) -> None:
         """As if its process were gone: what it held in memory, and its lease."""
         self._replicator = None
-        self.client.delete("copyrisk:lease:replicator")
+        self.client.delete("copyrisk:{replicator}:lease")
 
     def replicate(self, limit_s: float = 10.0) -> None:
         """Have the engine and the workers do what there is, until nothing is left."""
@@ -98,8 +98,10 @@ class CopyDesk(Desk):
     def look_around(self) -> None:
         """A step that takes over what others left, looks, asks copies that wait; it does not wait for new entries.
 
-        A server that has nothing else to do wakes who waits for 1 ms after as much as 100 ms.
+        A server that has nothing else to do wakes who waits for 1 ms after as much as 100 ms. Copies that wait are
+        asked however often they were asked before: a test must not hang on which machine is how fast.
         """
+        self.let_time_pass()
         self.replicator._owes_pending = True
         self.replicator.step(1)
 
@@ -111,7 +113,6 @@ class CopyDesk(Desk):
             if not self.waiting_copies():
                 return
             assert time.monotonic() < deadline_s, f"copies wait: {self.waiting_copies()}"
-            self.let_time_pass()
 
     def let_time_pass(self) -> None:
         """Have copies that wait asked now, however often they were asked before."""

@@ -494,7 +494,7 @@ def test_what_waits_for_the_engine_and_which_it_is(copies: Copies, run: Run) -> 
 
 def test_counts_that_cannot_be_read_are_one_line(copies: Copies, run: Run) -> None:
     client = copies.desk.client
-    for key in ("copyrisk:waiting_copies", "copyrisk:replications", "copyrisk:lease:replicator"):
+    for key in ("copyrisk:waiting_copies", "copyrisk:replications", "copyrisk:{replicator}:lease"):
         client.delete(key)
         client.rpush(key, "x")
     code, said = run("replication")

@@ -34,7 +34,7 @@ from tests.copying_desk import (
     names,
     ratio_lots,
 )
-from tests.trading import assert_books, assert_paid, decoded, dump, is_log
+from tests.trading import assert_books, assert_paid, decoded, dump, is_log, lend
 
 FLOWS = ("rock", "barclays")
 PENDING = {"BUY_LIMIT": "1.08", "SELL_LIMIT": "1.09", "BUY_STOP": "1.09", "SELL_STOP": "1.08"}
@@ -1108,7 +1108,7 @@ def test_the_same_event_again_and_again_makes_nothing(desk: CopyDesk) -> None:
         desk.client.xadd(STREAM, event)
         desk.replicate()
     after = dump(desk.client, is_log)
-    assert {key for key in after if after[key] != before[key]} <= {STREAM, "copyrisk:lease:replicator"}
+    assert {key for key in after if after[key] != before[key]} <= {STREAM, "copyrisk:{replicator}:lease"}
     assert desk.requests() == requests
     assert desk.tallies()["orders"] == 1
     assert_replicated(desk)
@@ -1183,7 +1183,7 @@ def test_who_has_lost_the_lease_in_the_middle_makes_nothing_more(
 
     def stand_still() -> None:
         time.sleep(0.35)
-        desk.client.set("copyrisk:lease:replicator", "another", px=60_000)
+        lend(desk.client, "replicator", "another", 60_000)
         before.update(dump(desk.client, is_log))
 
     between(desk, monkeypatch, stand_still)
@@ -1297,7 +1297,7 @@ def test_an_older_engine_that_wakes_up_takes_nothing_back(rock: CopyDesk, monkey
     rock.do("stop_loss", MASTER, order_id="O", stop_loss="1.07")
     rock.do("stop_loss", MASTER, order_id="O", stop_loss="1.06")
     late, aim = rock.replicator, rock.replicator._decisions.aim
-    rock.client.delete("copyrisk:lease:replicator")
+    rock.client.delete("copyrisk:{replicator}:lease")
 
     def stand_still(*given: Any) -> Any:
         monkeypatch.undo()

@@ -29,7 +29,7 @@ from copyrisk.store.decisions import Decision, Decisions
 from copyrisk.store.pipe import Pipe
 from tests.chain import SYMBOLS, Chain, Running, free_port
 from tests.provider import Speaker, until
-from tests.trading import decoded, dump
+from tests.trading import decoded, dump, held_by
 
 #: How many orders of masters, and followers of each master, the long runs have; the goal is 1,000 and 200.
 ORDERS, FOLLOWERS = (
@@ -43,7 +43,6 @@ ENVIRON: dict[str, object] = {
     "REPLICATION_RETRY_MS": 100,
     "REPLICATION_LEASE_MS": 500,
 }
-LEASE = "copyrisk:lease:replicator"
 FINISHED = ("closed", "cancelled", "rejected")
 #: Where the engine of copies can be made to die.
 POINTS = (
@@ -193,7 +192,7 @@ class Copiers:
 
 def acting(chain: Chain) -> Running | None:
     """The process that holds the lease; `None` if it is nobody's, or a dead one's."""
-    owner = (chain.client.get(LEASE) or b"").decode()
+    owner = held_by(chain.client, "replicator")
     there = [running for running in chain.processes.values() if running.popen is not None and running.is_alive]
     return next((one for one in there if one.popen is not None and f"-{one.popen.pid}-" in owner), None)
 
@@ -794,7 +793,7 @@ def test_sigterm_ends_it_within_a_second(bundled_server: Any, tmp_path: Path, *,
         assert running.popen is not None
         running.popen.terminate()
         assert running.popen.wait(1.0) == 0
-        assert not chain.client.exists(LEASE)
+        assert not held_by(chain.client, "replicator")
         assert bool(copiers.backlog()) is busy
         running.start()
         chain.until(lambda: acting(chain) is running, 5)

@@ -47,6 +47,20 @@ def settings_for(url: str, **flags: object) -> Settings:
     return load_settings(None, {}, given | {name.replace("__", "."): value for name, value in flags.items()})
 
 
+def held_by(client: Any, role: str) -> str:
+    """Who has the lease of a role; the empty text: nobody."""
+    said = decoded(client.hgetall(f"copyrisk:{{{role}}}:lease"))
+    now_s, now_us = client.time()
+    return said["owner"] if int(said.get("ends_ms", "0")) > now_s * 1000 + now_us // 1000 else ""
+
+
+def lend(client: Any, role: str, owner: str, hold_ms: int) -> None:
+    """Let somebody else have the lease of a role, as if the one who has it had been silent."""
+    key = f"copyrisk:{{{role}}}:lease"
+    client.hset(key, mapping={"ends_ms": 0})
+    assert client.fcall("copyrisk_lease_v1", 1, key, owner, "", hold_ms, 0)[0] == b"own"
+
+
 class Desk:
     """One server with EURUSD at 1.0845 / 1.08455, and accounts that are added as they are needed."""
 

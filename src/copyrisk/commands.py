@@ -36,7 +36,8 @@ class CommandType(StrEnum):
     STOP_LOSS = "stop_loss"
     TAKE_PROFIT = "take_profit"
     TRIGGER = "trigger"
-    FOLLOW = "follow"  # not from a stream: a copy follows its master's order
+    FOLLOW = "follow"  # a copy follows its master's order
+    STOP_OUT = "stop_out"  # an order is closed or taken back, whoever's it is
 
 
 class Trigger(StrEnum):
@@ -68,6 +69,8 @@ class ReportStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+#: What no stream may ask for.
+INTERNAL = (CommandType.FOLLOW, CommandType.STOP_OUT)
 #: Placing an order: these may come without an order id, and get one that follows from their cause.
 PLACING = (CommandType.OPEN, CommandType.PENDING)
 
@@ -103,6 +106,22 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """Why an order is closed that nobody asked to close.
+
+    Attributes
+    ----------
+    reason : str
+        What the order says of it afterwards.
+    only_critical : bool
+        Whether only if the account is critical by then.
+    """
+
+    reason: str
+    only_critical: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A command that is well formed; whether it can be carried out is another question.
 
@@ -134,6 +153,7 @@ class Command:
     trigger: Trigger | None = None
     master_order_id: str = ""
     target: Target | None = None
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +182,8 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
         `invalid_take_profit`, `invalid_trigger`, `invalid_trigger_price`, `invalid_idempotency_key`.
     """
     kind = _word(CommandType, fields.get("type", ""), "unknown_command")
-    if kind is CommandType.FOLLOW:
-        raise Refused("copies follow their masters by themselves", code="unknown_command")
+    if kind in INTERNAL:
+        raise Refused(f"nobody may ask for {kind.value!r}", code="unknown_command")
     account = keys.account(fields.get("user_type", ""), fields.get("user_id", ""))
     client_key = fields.get("idempotency_key", "")
     if client_key:

@@ -49,13 +49,19 @@ def value_with(
     count = len(accounts)
     alone = new.copy()
     alone["account"] += count
-    figures: Rows = np.zeros(2 * count, layout.FIGURES)
-    rates: Rows = np.zeros(2 * len(market.instruments), layout.LEG_RATE)
     twice = np.concatenate([accounts, accounts])
-    price_legs(market.instruments, market.quotes, side, rates)
-    legs = fold_all(twice, np.concatenate([held, new, alone]), market.instruments, net_orders=nets_orders)
-    value_accounts(twice, legs, rates, market.instruments, figures)
+    figures = value_now(twice, np.concatenate([held, new, alone]), market, side, nets_orders=nets_orders)
     return figures[:count], figures[count:]
+
+
+def value_now(accounts: Rows, held: Rows, market: Market, side: ConversionSide, *, nets_orders: bool) -> Rows:
+    """(n,) Figures of accounts with these orders, by the quotes as they were judged last; arguments as `value_with`."""
+    figures: Rows = np.zeros(len(accounts), layout.FIGURES)
+    rates: Rows = np.zeros(2 * len(market.instruments), layout.LEG_RATE)
+    price_legs(market.instruments, market.quotes, side, rates)
+    legs = fold_all(accounts, held, market.instruments, net_orders=nets_orders)
+    value_accounts(accounts, legs, rates, market.instruments, figures)
+    return figures
 
 
 def are_covered(figures: Rows, alone: Rows, reserved_usd: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from copyrisk.fills import Break
 from copyrisk.keys import Account
 from copyrisk.situation import Nothing, Outcome
 from copyrisk.store.appraisal import Appraiser
-from copyrisk.store.changes import ANSWER_KEEP_MS, change_of, event_of, refusal_answer, refusal_of
+from copyrisk.store.changes import ANSWER_KEEP_MS, Right, change_of, event_of, refusal_answer, refusal_of
 from copyrisk.store.effects import Effects, Waiting, add_request
 from copyrisk.store.filler import Filler
 from copyrisk.store.functions import (
@@ -33,7 +33,7 @@ from copyrisk.store.functions import (
     text,
 )
 from copyrisk.store.pipe import Pipe
-from copyrisk.verdicts import Job, Repeated, Verdict, judge_wave, repeated
+from copyrisk.verdicts import Fenced, Job, Repeated, Verdict, judge_wave, repeated
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +48,10 @@ class Dispatcher:
     def __init__(self, pipe: Pipe, appraiser: Appraiser, effects: Effects, filler: Filler) -> None:
         self._pipe, self._appraiser, self._effects, self._filler = pipe, appraiser, effects, filler
 
-    def carry_out(self, jobs: Sequence[Job], *, until: Callable[[], int] | None = None) -> None:
+    def carry_out(self, jobs: Sequence[Job], *, right: Callable[[], Right] | None = None) -> None:
         """Do them all, those of one account one after the other.
 
-        `until` is asked before each wave of changes until when, by the server's clock, they may be made.
+        `right` is asked before each wave of changes for the right to make them.
 
         Afterwards the verdict of a job that could not be done is a `TryLater`; all others are done with.
 
@@ -65,15 +65,15 @@ class Dispatcher:
             wave: dict[Account, Job] = {}
             for job in waiting:
                 wave.setdefault(job.account, job)
-            done = set(self._wave(list(wave.values()), until))
+            done = set(self._wave(list(wave.values()), right))
             waiting = [job for job in waiting if job not in done]
 
-    def _wave(self, jobs: list[Job], until: Callable[[], int] | None) -> list[Job]:
+    def _wave(self, jobs: list[Job], right: Callable[[], Right] | None) -> list[Job]:
         """Do one job each of some accounts; returns all but those that must be decided anew."""
         left = self._read(jobs)
         judge_wave(jobs, self._appraiser)
         crash.reach("worker.decided")
-        made = self._change(jobs, None if until is None else until())
+        made = self._change(jobs, None if right is None else right())
         crash.reach("worker.changed")
         events = [event for job in jobs if (event := self._event(job))]
         for reply in self._pipe.exchange([self._effects.event_request(event) for event in events]):
@@ -126,7 +126,7 @@ class Dispatcher:
 
     # ---- changing
 
-    def _change(self, jobs: list[Job], until_ms: int | None) -> dict[Job, Waiting]:
+    def _change(self, jobs: list[Job], right: Right | None) -> dict[Job, Waiting]:
         """Store every verdict; returns what follows from the changes.
 
         The verdict of a job whose account was not as it was read is taken back.
@@ -136,7 +136,7 @@ class Dispatcher:
         requests: dict[Job, bytes] = {}
         for job in jobs:
             if isinstance(job.verdict, Outcome) and job.read is not None:
-                changes[job] = change_of(job.read, job.verdict, job.cause, until_ms=until_ms)
+                changes[job] = change_of(job.read, job.verdict, job.cause, right)
                 requests[job] = change_request(changes[job])
             elif (note := self._note(job)) is not None:
                 requests[job] = note
@@ -149,6 +149,8 @@ class Dispatcher:
                 job.verdict = repeated(job, text(reply[1]))
             elif answer in ("changed", "late"):
                 self._take_back(job, answer)
+            elif answer == "fenced":
+                job.verdict = Fenced(text(reply[1]))
             elif job in changes:
                 made[job] = Waiting(job.account, reply[1], changes[job].follows)
         return made
@@ -163,7 +165,7 @@ class Dispatcher:
         verdict, cause = job.verdict, job.cause
         if isinstance(verdict, Repeated | TryLater) or getattr(verdict, "code", "") == _MISSING:
             return None
-        if job.follows_master and isinstance(verdict, Nothing):
+        if job.is_internal and isinstance(verdict, Nothing):
             return None
         event = self._event(job)
         is_refusal = isinstance(verdict, Refused) and verdict.code != "idempotency_conflict"
@@ -177,7 +179,7 @@ class Dispatcher:
         verdict = job.verdict
         if isinstance(verdict, Repeated):
             return verdict.event
-        if not job.is_command or job.follows_master or not isinstance(verdict, Refused | Nothing):
+        if not job.is_command or job.is_internal or not isinstance(verdict, Refused | Nothing):
             return {}
         ts_ms = job.read.time_ms if job.read is not None else time.time_ns() // 1_000_000
         event = event_of(job.account, job.cause, job.order_id, ts_ms=ts_ms)

@@ -138,7 +138,7 @@ class Fanout:
         candidates = self._look(work) if glance is None else seen_candidates(work.left, glance)
         self._choose_forms(work, candidates, anew=glance is None)
         chosen = self._judge(work, candidates)
-        deadline_ms = min(candidates.time_ms + DECISION_MS, self._lease.keep())
+        deadline_ms = min(candidates.time_ms + DECISION_MS, self._lease.keep().ends_ms)
         self._send(work, candidates, chosen, deadline_ms)
 
     def _look(self, work: _Work) -> Candidates:

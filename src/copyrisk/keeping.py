@@ -137,7 +137,7 @@ class Keeper:
             part = {copy: _job(copy, targets) for copy in copies[start : start + _AT_ONCE]}
             left = {copy: job for copy, job in part.items() if job is not None}
             for _ in range(_STEPS):
-                self._dispatcher.carry_out(list(left.values()), until=self._lease.keep)
+                self._dispatcher.carry_out(list(left.values()), right=self._lease.keep)
                 crash.reach("keeper.followed")
                 part |= left
                 left = {copy: _again(job) for copy, job in left.items() if _has_more_to_do(job)}

@@ -42,6 +42,10 @@ BREAKS = "copyrisk:breaks"
 REPLAYED = "copyrisk:replayed"
 #: Stream: entries that failed again and again, with the reason.
 DEAD_LETTERS = "copyrisk:dead_letters"
+#: Stream: the house's audit trail, an entry a step, each chained to the one before.
+AUDIT_TRAIL = "copyrisk:{audit}:trail"
+#: Hash: number and hash of the trail's last entry, and the number of the first one that it keeps.
+AUDIT_HEAD = "copyrisk:{audit}:head"
 #: Hash: requests without a final report, by request id.
 OUTSTANDING = "copyrisk:outstanding"
 
@@ -280,9 +284,14 @@ def copies(master_order_id: str) -> str:
     return f"copyrisk:copies:{master_order_id}"
 
 
+def audit_aside(name: str) -> str:
+    """Stream: entries that did not belong to the audit trail's chain, kept beside it."""
+    return f"copyrisk:{{audit}}:aside:{name}"
+
+
 def lease(role: str) -> str:
-    """String: which process of a role may act, for as long as the key lives."""
-    return f"copyrisk:lease:{role}"
+    """Hash: which process of a role may act, until when, and its fencing token."""
+    return f"copyrisk:{{{role}}}:lease"
 
 
 def replication_counts(master_id: str) -> str:

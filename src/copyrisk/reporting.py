@@ -155,10 +155,12 @@ def _engine(pipe: Pipe) -> Facts:
     """What waits for the engine of copies, and which process it is."""
     lease, stream = keys.lease(ROLE), keys.REPLICATIONS
     asked = [pack("HLEN", keys.WAITING_COPIES), pack("XLEN", stream), pack("XRANGE", stream, "-", "+", "COUNT", 1)]
-    waiting, length, first, time, holder, left_ms = ask(
-        pipe, [*asked, pack("TIME"), pack("GET", lease), pack("PTTL", lease)]
+    waiting, length, first, time, held = ask(
+        pipe, [*asked, pack("TIME"), pack("HMGET", lease, "owner", "ends_ms")]
     )
     now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+    holder, ends_ms = held or (None, None)
+    left_ms = int(ends_ms or 0) - now_ms
     group: dict[str, Any] = {}
     if length:
         (groups,) = ask(pipe, [pack("XINFO", "GROUPS", stream)])
@@ -170,8 +172,8 @@ def _engine(pipe: Pipe) -> Facts:
         "entries_taken": group.get("pending", none),
         "entries_not_taken": group.get("lag", none),
         "oldest_entry_ms": now_ms - int(text(first[0][0]).partition("-")[0]) if first else None,
-        "lease_holder": None if holder is None else text(holder),
-        "lease_left_ms": None if holder is None else left_ms,
+        "lease_holder": text(holder) if left_ms > 0 else None,
+        "lease_left_ms": left_ms if left_ms > 0 else None,
     }
 
 

@@ -108,6 +108,8 @@ class Situation:
         Of that order's symbol, or of the one that is to be opened.
     order_count : int
         Orders of the account.
+    is_critical : bool or None
+        Whether its margin level is at or below its critical level; `None`: nobody asked, or it is not known.
     """
 
     account: Account
@@ -118,6 +120,7 @@ class Situation:
     order: Order | None
     market: SymbolMarket | None
     order_count: int
+    is_critical: bool | None = None
 
     def tradable_market(self) -> SymbolMarket:
         """The market; it is there whenever a symbol is known."""

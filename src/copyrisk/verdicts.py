@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from copyrisk.commands import PLACING, Command, CommandType, Report
+from copyrisk.commands import INTERNAL, PLACING, Command, CommandType, Report
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import CopyriskError, Refused, TryLater
 from copyrisk.execution import decide, judge_margin
@@ -13,6 +13,7 @@ from copyrisk.keys import Account
 from copyrisk.pursuit import follow_master
 from copyrisk.records import Order, read_order
 from copyrisk.situation import Nothing, Outcome, Situation
+from copyrisk.stopping import stop_out
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.changes import Cause, parse_answer
 from copyrisk.store.functions import AccountRead
@@ -25,6 +26,20 @@ class Repeated:
     """A command that was answered before, and the event that answered it."""
 
     event: dict[str, str]
+
+
+class Fenced(TryLater):
+    """An account that was changed under a later right than that of who asks.
+
+    Attributes
+    ----------
+    token : str
+        Of that right.
+    """
+
+    def __init__(self, token: str) -> None:
+        super().__init__(f"the account was changed under the right {token}", code="fenced")
+        self.token = token
 
 
 Verdict: TypeAlias = Outcome | Nothing | Repeated | CopyriskError
@@ -56,9 +71,9 @@ class Job:
         return isinstance(self.work, Command)
 
     @property
-    def follows_master(self) -> bool:
-        """Whether it is a copy's next step; nobody waits for an answer, and what cannot be done now is asked again."""
-        return isinstance(self.work, Command) and self.work.type is CommandType.FOLLOW
+    def is_internal(self) -> bool:
+        """Whether it is a step of ours; nobody waits for an answer, and what cannot be done now is asked again."""
+        return isinstance(self.work, Command) and self.work.type in INTERNAL
 
     @property
     def places_order(self) -> bool:
@@ -104,8 +119,9 @@ def _judge(orders: dict[Job, Order | None], appraiser: Appraiser) -> None:
     reads = [job.read for job in orders if job.read is not None]
     appraiser.lay_out(reads, [_symbol(job, order) for job, order in orders.items()])
     candidates = []
+    critical = appraiser.are_critical([i for i, job in enumerate(orders) if _rests_on_level(job)])
     for i, (job, order) in enumerate(orders.items()):
-        situation = _situation(i, reads[i], order, appraiser)
+        situation = _situation(i, reads[i], order, appraiser, is_critical=critical.get(i))
         try:
             outcome = _outcome(job, situation)
         except CopyriskError as refusal:
@@ -128,12 +144,14 @@ def _outcome(job: Job, situation: Situation) -> Outcome | Nothing:
     work = job.work
     if isinstance(work, Report):
         return apply_report(work, situation)
-    return follow_master(work, situation) if job.follows_master else decide(work, situation)
+    if work.type is CommandType.STOP_OUT:
+        return stop_out(work, situation)
+    return follow_master(work, situation) if work.type is CommandType.FOLLOW else decide(work, situation)
 
 
 def _of_refusal(job: Job, refusal: CopyriskError) -> CopyriskError:
     """A command may be refused; a report never is: it is applied, late, or a break, now or later."""
-    if job.follows_master:
+    if job.is_internal:
         return refusal
     if job.is_command and not isinstance(refusal, Refused):  # not possible now, or in no flow: the client is told
         return Refused(str(refusal), code=refusal.code)
@@ -148,7 +166,13 @@ def _symbol(job: Job, order: Order | None) -> str:
     return order.symbol if order else ""
 
 
-def _situation(i: int, read: AccountRead, order: Order | None, appraiser: Appraiser) -> Situation:
+def _rests_on_level(job: Job) -> bool:
+    return isinstance(job.work, Command) and job.work.cut is not None and job.work.cut.only_critical
+
+
+def _situation(
+    i: int, read: AccountRead, order: Order | None, appraiser: Appraiser, *, is_critical: bool | None
+) -> Situation:
     said = read.config
     return Situation(
         account=read.account,
@@ -159,4 +183,5 @@ def _situation(i: int, read: AccountRead, order: Order | None, appraiser: Apprai
         order=order,
         market=appraiser.market_of(i),
         order_count=len(read.order_ids),
+        is_critical=is_critical,
     )

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from copyrisk import fields, keys, layout
-from copyrisk._core import ConversionSide, RowCode
-from copyrisk.cover import are_covered, margin_usd, new_orders, value_with
+from copyrisk._core import ConversionSide, LadderState, RowCode
+from copyrisk.cover import are_covered, margin_usd, new_orders, value_now, value_with
 from copyrisk.decimals import ZERO, parse_decimal
 from copyrisk.errors import InvalidId, reason_name
 from copyrisk.layout import Rows
@@ -105,6 +105,26 @@ class Appraiser:
         nets_orders, market = self._rules.nets_orders, self._markets.market
         figures, alone = value_with(accounts, held, new, market, self._side, nets_orders=nets_orders)
         return [self._verdict(i, figures[k : k + 1], alone[k : k + 1]) for k, (i, _) in enumerate(candidates)]
+
+    def are_critical(self, places: Sequence[int]) -> dict[int, bool]:
+        """Whether some accounts (by their place in the wave) are critical now; one of which that is not known is absent.
+
+        What rests on the last quote of a closed market is not known: nothing may be decided on it.
+        """
+        if not places:
+            return {}
+        chosen = np.array(places)
+        place = np.full(len(self._reads), -1, np.int32)
+        place[chosen] = np.arange(len(chosen))
+        held = self._orders.copy()
+        held["account"] = place[held["account"]]
+        own: Rows = held[held["account"] >= 0]
+        nets_orders = self._rules.nets_orders
+        figures = value_now(self._account_rows(chosen), own, self._markets.market, self._side, nets_orders=nets_orders)
+        states, codes = figures["state"].tolist(), figures["code"].tolist()
+        return {
+            i: states[k] == LadderState.CRITICAL for k, i in enumerate(places) if states[k] and codes[k] == RowCode.OK
+        }
 
     def _held(self, candidates: Sequence[tuple[int, Order]]) -> Rows:
         """The orders that these accounts have, without the candidates, as of their places among the candidates."""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from copyrisk.commands import Command, Report
 from copyrisk.decimals import ZERO, decimal_text, money_text, parse_decimal
@@ -23,6 +23,22 @@ ANSWER_KEEP_MS, RECORD_KEEP_MS = 7 * DAY_MS, 30 * DAY_MS
 #: How old, by the server's clock, what was read may be when a change rests on it.
 DECISION_MS = 2_000
 _VERSION_DIGITS = 15  # of epoch ms there are 13; the server's numbers are exact to 15
+
+
+class Right(NamedTuple):
+    """The right of one process to act for a role.
+
+    Attributes
+    ----------
+    ends_ms : int
+        By the server's clock.
+    token : str
+        A number that is higher than that of any right to the role before.
+    """
+
+    role: str
+    ends_ms: int
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +77,8 @@ def next_version(version: str, time_ms: int) -> int:
     return int(version) + 1 if is_number else time_ms
 
 
-def change_of(read: AccountRead, outcome: Outcome, cause: Cause, *, until_ms: int | None = None) -> Change:
-    """The change that an outcome makes of what was read; to be made by `until_ms` at the latest."""
+def change_of(read: AccountRead, outcome: Outcome, cause: Cause, right: Right | None = None) -> Change:
+    """The change that an outcome makes of what was read, made by whoever has this right (`None`: by anybody)."""
     order, version = outcome.order, next_version(read.version, read.time_ms)
     is_finished = order.state in FINISHED
     said = order_fields(order)
@@ -80,7 +96,7 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause, *, until_ms: in
     return Change(
         read=read,
         order_id=order.id,
-        deadline_ms=min(read.time_ms + DECISION_MS, until_ms or sys.maxsize),
+        deadline_ms=min(read.time_ms + DECISION_MS, right.ends_ms if right else sys.maxsize),
         version=version,
         balance=balance,
         reserved_usd=_added(read.reserved_usd, outcome.reserved_change_usd),
@@ -95,6 +111,8 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause, *, until_ms: in
         audit=_json({**whole_event, "change": outcome.event.value, "balance": balance, "cause": cause.entry_id}),
         follows={"version": version, "order": full, "finished": is_finished, "event": event}
         | _follows(read, outcome, version, balance),
+        fence=f"fence:{right.role}" if right else "",
+        token=right.token if right else "",
     )
 
 

@@ -26,7 +26,9 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
   copyrisk_hold      accounts in or out of a symbol's holders, each as of a version
      KEYS  symbol_holders:S:T, copyrisk:{symbol_holders:S:T}
   copyrisk_lease     the right of one process to act, for a while
-     KEYS  copyrisk:lease:ROLE
+     KEYS  copyrisk:{ROLE}:lease
+  copyrisk_trail     entries of the house's audit trail, if it ends where the caller's chain begins
+     KEYS  copyrisk:{audit}:trail, copyrisk:{audit}:head, copyrisk:{audit}:aside:NAME
   copyrisk_fill      a hash where there is none
      KEYS  user:{T:U}:config  or  groups:{G}:S
 ]]
@@ -79,8 +81,9 @@ end
 
 -- args: 1 order id, 2 deadline (ms of this server's clock), 3 to 9 what was read, 10 new version, 11 new balance ('':
 -- as it is), 12 new reserved_usd, 13 record, 14 ms to keep it ('': as long as the order), 15 answer ('': none), 16 ms to
--- keep it, 17 audit entry, 18 outbox entry, 19 'put' or 'finish', 20 new booked_usd, 21 how many words to set in the
--- order's hash, those words, then fields to delete from it
+-- keep it, 17 audit entry, 18 outbox entry, 19 'put' or 'finish', 20 new booked_usd, 21 the field of the ledger
+-- with the fencing token of who asks ('': whoever it is), 22 that token, 23 how many words to set in the order's hash,
+-- those words, then fields to delete from it
 local function change(keys, args)
   local answered = args[15] ~= '' and redis.call('GET', keys[6])
   if answered then
@@ -92,10 +95,19 @@ local function change(keys, args)
   if now_ms() > tonumber(args[2]) then
     return { 'late' }
   end
+  if args[21] ~= '' then
+    local fence = redis.call('HGET', keys[3], args[21])
+    if fence and tonumber(fence) > tonumber(args[22]) then
+      return { 'fenced', fence }
+    end
+  end
   -- Keys of a wrong type fail here, before anything is written; the others have been read above.
   redis.call('XLEN', keys[7])
   redis.call('XLEN', keys[8])
   redis.call('HSET', keys[3], 'version', args[10], 'reserved_usd', args[12], 'booked_usd', args[20])
+  if args[21] ~= '' then
+    redis.call('HSET', keys[3], args[21], args[22])
+  end
   if args[11] ~= '' then
     redis.call('HSET', keys[1], 'wallet_balance', args[11])
   end
@@ -103,8 +115,8 @@ local function change(keys, args)
     redis.call('DEL', keys[4])
     redis.call('SREM', keys[2], args[1])
   else
-    local first_deleted = 22 + tonumber(args[21])
-    redis.call('HSET', keys[4], unpack(args, 22, first_deleted - 1))
+    local first_deleted = 24 + tonumber(args[23])
+    redis.call('HSET', keys[4], unpack(args, 24, first_deleted - 1))
     if args[first_deleted] then
       redis.call('HDEL', keys[4], unpack(args, first_deleted))
     end
@@ -226,14 +238,55 @@ local function hold(keys, args)
   return #held
 end
 
--- args: 1 owner, 2 ms that the lease holds; answered with when it ends by this server's clock, or that another has it
+-- args: 1 owner, 2 the token it was given last ('': none), 3 ms that the lease holds (0: it is given up), 4 a token that
+-- the next one must be above; answered with when it ends by this server's clock and a new token, or that another has it.
+-- Only the last token renews: of a process and its clone one goes on. Tokens begin with the clock, so that a lost key
+-- starts above its end. More time left than the lease holds is a clock that was set back: nobody knows how old it is.
 local function lease(keys, args)
-  local owner = redis.call('GET', keys[1])
-  if owner and owner ~= args[1] then
-    return { 'other', redis.call('PTTL', keys[1]) }
+  local said = redis.call('HMGET', keys[1], 'owner', 'token', 'ends_ms', 'hold_ms')
+  local now, token = now_ms(), tonumber(said[2] or '')
+  local left = (tonumber(said[3] or '') or 0) - now
+  local is_held = left > 0 and left <= (tonumber(said[4] or '') or 0)
+  if is_held and not (said[1] == args[1] and said[2] == args[2]) then
+    return { 'other', left }
   end
-  redis.call('SET', keys[1], args[1], 'PX', args[2])
-  return { 'own', now_ms() + tonumber(args[2]) }
+  token = math.max(token and token + 1 or now, tonumber(args[4]) + 1)
+  local ends = now + tonumber(args[3])
+  local token_text = string.format('%.0f', token)
+  redis.call('HSET', keys[1], 'owner', args[1], 'token', token_text, 'ends_ms', string.format('%.0f', ends),
+    'hold_ms', args[3])
+  return { 'own', ends, token_text }
+end
+
+-- Whether a lease is still that of who was given this token.
+local function is_leased(key, token)
+  local said = redis.call('HMGET', key, 'token', 'ends_ms')
+  return said[1] == token and now_ms() <= (tonumber(said[2] or '') or 0)
+end
+
+-- args: none: where the trail ends; else 1 number and 2 hash of its head, 3 id of its last entry, as they were read,
+-- 4 'aside' if what is there is to be kept beside it, 5 number and 6 hash of the head to come, then the entries
+local function trail(keys, args)
+  local head = redis.call('HMGET', keys[2], 'seq', 'hash', 'first')
+  local last = redis.call('XREVRANGE', keys[1], '+', '-', 'COUNT', 1)[1]
+  local seq, hash, id = head[1] or '', head[2] or '', last and last[1] or ''
+  if #args == 0 or seq ~= args[1] or hash ~= args[2] or id ~= args[3] then
+    return { 'head', seq, hash, id, last and last[2][2] or '', redis.call('XLEN', keys[1]), head[3] or '' }
+  end
+  local before = tonumber(args[5]) - (#args - 6)
+  if id == '' then
+    redis.call('DEL', keys[1])
+  elseif args[4] == 'aside' then
+    redis.call('RENAME', keys[1], keys[3])
+  end
+  for i = 7, #args do
+    redis.call('XADD', keys[1], string.format('%.0f-0', before + i - 6), 'entry', args[i])
+  end
+  redis.call('HSET', keys[2], 'seq', args[5], 'hash', args[6])
+  if id == '' or args[4] == 'aside' then
+    redis.call('HSET', keys[2], 'first', string.format('%.0f', before + 1))
+  end
+  return { 'done' }
 end
 
 local function fill(keys, args)
@@ -252,4 +305,5 @@ redis.register_function('copyrisk_claim_v1', claim)
 redis.register_function('copyrisk_put_v1', put)
 redis.register_function('copyrisk_hold_v1', hold)
 redis.register_function('copyrisk_lease_v1', lease)
+redis.register_function('copyrisk_trail_v1', trail)
 redis.register_function('copyrisk_fill_v1', fill)

@@ -151,6 +151,8 @@ class Change:
         All fields of the order's hash, empty when it is finished.
     follows : dict
         The outbox entry.
+    fence, token : str
+        Field of the ledger where the token of who asks is kept, and that token; an older one is refused.
     """
 
     read: AccountRead
@@ -169,6 +171,8 @@ class Change:
     answer_keep_ms: int
     audit: str
     follows: Mapping[str, Any]
+    fence: str = ""
+    token: str = ""
 
 
 def change_request(change: Change) -> bytes:
@@ -207,6 +211,8 @@ def change_request(change: Change) -> bytes:
         json.dumps(change.follows, separators=(",", ":")),
         "put" if change.order else "finish",
         change.booked_usd,
+        change.fence,
+        change.token,
         len(words),
         *words,
         *(change.absent if change.order else ()),
