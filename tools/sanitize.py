@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv" / "bin" / "python"
 BUILD = ROOT / "build" / "sanitize"
 TOOLS = BUILD / "tools"
-TESTS = [f"tests/test_{name}.py" for name in ("index", "replies", "pack", "triggers", "sizing", "templates")]
+TESTED = ("index", "replies", "pack", "triggers", "sizing", "templates", "cutoff_kernels")
+TESTS = [f"tests/test_{name}.py" for name in TESTED]
 CORPUS = ROOT / "tests" / "corpus" / "wire"
 FUZZER = ROOT / "tools" / "fuzz_wire.py"
 ATHERIS = "atheris>=3.0,<4"

@@ -3,7 +3,7 @@
 #     from copyrisk cimport _core
 #
 # `layout.py` holds the same rows as NumPy dtypes; a mismatch raises at the first call.
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
 
 # What is known of a row. 0 is "never judged": a forgotten row can never pass for a healthy one.
@@ -185,6 +185,11 @@ cdef double margin_volume(double bought, double sold, double cover) noexcept nog
 cdef double margin_level_pct(double equity, double used_margin) noexcept nogil
 cdef uint8_t ladder_state(double equity, double used_margin, double level_pct, double warning_pct,
                           double critical_pct) noexcept nogil
+cdef double margin_base_of(const Instrument* s, double bought, double sold, double value,
+                           double highest_price) noexcept nogil
+cdef void fold_accounts_c(const int32_t* rows, Py_ssize_t n, Account* accounts, const int32_t* order_head,
+                          const Order* orders, const Instrument* instruments, Leg* legs, uint64_t* marks,
+                          Exposure* exposures, bint net_orders) noexcept nogil
 cdef Py_ssize_t value_accounts_c(const Account* accounts, Py_ssize_t n, const Leg* legs, Py_ssize_t n_legs,
                                  const LegRate* rates, const Instrument* instruments, Py_ssize_t n_instruments,
                                  Figures* figures) noexcept nogil

@@ -17,6 +17,7 @@ from copyrisk._index import TextIndex
 from copyrisk._lists import listed_orders, relink_orders
 from copyrisk.keys import Account
 from copyrisk.layout import Rows
+from copyrisk.levels import judge_levels
 from copyrisk.market import Market
 from copyrisk.rules import ValuationRules
 from copyrisk.segments import Segments
@@ -151,16 +152,10 @@ class Book:
         -------
         changed : (n,) bool
         levels_replaced : (n,) bool
-            A critical level above the warning level, be it the default one, makes no sense (nobody could be warned):
-            both were replaced by the defaults, as is one that is no level.
+            Of those that changed: a level of the account's own does not hold (`levels.judge_levels`).
         """
-        default = self.rules.warning_level_pct, self.rules.critical_level_pct
         judged: Any = read.copy()
-        for name, level in zip(("warning_level_pct", "critical_level_pct"), default, strict=True):
-            judged[name] = np.where(np.isnan(read[name]), level, read[name])
-        in_order = judged["critical_level_pct"] <= judged["warning_level_pct"]
-        if not in_order.all():
-            judged["warning_level_pct"][~in_order], judged["critical_level_pct"][~in_order] = default
+        judged["warning_level_pct"], judged["critical_level_pct"], replaced = judge_levels(read, self.rules)
         now: Any = self.accounts[rows]
         regrouped = self._group.rows[rows] != judged["group"]
         changed = regrouped | (now["read_code"] != judged["code"])
@@ -169,7 +164,7 @@ class Book:
         if changed.any():
             self._write_accounts(rows[changed], judged[changed])
             self._rehome(self.order_rows_of(rows[regrouped]))
-        return changed, changed & ~(in_order & read["levels_valid"])
+        return changed, changed & replaced
 
     def _write_accounts(self, rows: RowNumbers, judged: Rows) -> None:
         for name in ("balance", "leverage", "warning_level_pct", "critical_level_pct"):

@@ -11,9 +11,11 @@ from copyrisk.commands import copy_ids
 from copyrisk.cover import margin_usd, new_orders, value_with
 from copyrisk.decimals import cents_of
 from copyrisk.forms import Form
+from copyrisk.kills import TRADING_HALTED, Kills
 from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
 from copyrisk.observer import Observer
+from copyrisk.replication import MasterEvent
 from copyrisk.risk import CONVERSION_SIDES
 from copyrisk.store.changes import next_version
 from copyrisk.store.copies import CopyColumns, usd_bytes
@@ -82,6 +84,16 @@ def value_candidates(
     return value_with(
         book.accounts[rows], held, new, book.market, CONVERSION_SIDES[book.rules.rate_side], nets_orders=nets
     )
+
+
+def halted_reasons(kills: Kills, event: MasterEvent, observer: Observer, rows: RowNumbers) -> npt.NDArray[np.bytes_]:
+    """(n,) S40: why each of some accounts may get no copy now; empty for those that may."""
+    of_all = kills.of_all(event.symbol, event.master.id)
+    if of_all is not None:
+        return np.full(len(rows), of_all.code.encode(), "S40")
+    row_of = observer.book.account_ids.row_of
+    is_halted = np.isin(rows, [row_of(account.encode()) for account in kills.accounts])
+    return np.where(is_halted, TRADING_HALTED.encode(), b"").astype("S40")
 
 
 def need_terms(observer: Observer, rows: RowNumbers, symbol: str) -> bool:

@@ -14,8 +14,8 @@ import structlog
 from rich.console import Console
 
 from copyrisk import __version__
-from copyrisk.book import Book
 from copyrisk.commands import Kind
+from copyrisk.daemon import make_engine
 from copyrisk.demo.run import DemoOptions, run_demo
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine, TickReport
@@ -23,10 +23,22 @@ from copyrisk.errors import ConfigError, CopyriskError
 from copyrisk.gateway.gateway import run_gateway
 from copyrisk.gateway.simulator import run_simulator
 from copyrisk.log import configure_logging
+from copyrisk.metrics import note_tick
 from copyrisk.operations import COMMANDS, add_commands
-from copyrisk.roles import ROLES, client_of, parse_kinds, run_monitors, run_recorder, run_replicator, run_workers
+from copyrisk.roles import (
+    ROLES,
+    client_of,
+    parse_kinds,
+    run_monitors,
+    run_notifier,
+    run_recorder,
+    run_replicator,
+    run_workers,
+    watched,
+)
 from copyrisk.settings import Settings, load_settings
 from copyrisk.store.connection import check_server
+from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.only is not None and options.role != "workers":
         parser.error("--only goes with --role workers")
+    if options.metrics is not None and (options.once or options.check or options.demo or options.command):
+        parser.error("--metrics goes with a process that stays")
     demo_only = {"--accounts": options.accounts, "--replay": options.replay, "--speed": options.speed}
     given = [flag for flag, value in demo_only.items() if value is not None]
     if given and not options.demo:
@@ -55,9 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command is not None:
             return COMMANDS[options.command](settings, options)
         with _server(settings) as url:
-            if options.role != "daemon":
-                return _role(settings, url, options, stop)
-            return _daemon(settings, url, stop, once=options.once, ticks=options.ticks)
+            if options.role == "daemon" and options.once:
+                return _once(settings, url)
+            with watched(settings, url, options.role) as seen:
+                if options.role != "daemon":
+                    return _role(settings, url, options, stop, seen)
+                return _daemon(settings, url, stop, seen, ticks=options.ticks)
     except CopyriskError as failure:
         print(f"copyrisk-run: {failure} [{failure.code}]", file=sys.stderr)
         return EXIT_USAGE if isinstance(failure, ConfigError) else EXIT_FAILED
@@ -78,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ticks", type=_count, metavar="N", help="end after N ticks")
     parser.add_argument("--role", choices=ROLES, default="daemon", help="which process to be (default: the daemon)")
     parser.add_argument("--only", metavar="WORK,...", help=f"with --role workers: some of {', '.join(Kind)}")
+    parser.add_argument("--metrics", type=_port, metavar="PORT", help="serve /metrics, /healthz, /readyz (0: any port)")
+    parser.add_argument("--metrics-host", metavar="HOST", help="where they are served (default 127.0.0.1)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--once", action="store_true", help="one full tick over everything, then end")
     what.add_argument("--check", action="store_true", help="check settings and server, say what is wrong, and end")
@@ -104,12 +123,21 @@ def _count(text: str) -> int:
     return int(_number(text, int, 1, 10_000_000))
 
 
+def _port(text: str) -> int:
+    return int(_number(text, int, 0, 65_535))
+
+
 def _speed(text: str) -> float:
     return float(_number(text, float, 0.001, 100_000))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    flags = {"redis.url": options.redis, "tick.period_ms": options.tick_ms}
+    flags = {
+        "redis.url": options.redis,
+        "tick.period_ms": options.tick_ms,
+        "metrics.port": options.metrics,
+        "metrics.host": options.metrics_host,
+    }
     given = {key: value for key, value in flags.items() if value is not None}
     return load_settings(options.config, os.environ, given)
 
@@ -142,39 +170,48 @@ def _server(settings: Settings) -> Iterator[str]:
 def _check(settings: Settings) -> int:
     with _server(settings) as url:
         info = check_server(client_of(settings, url))
-    print(f"settings: ok, tick {settings.tick.period_ms} ms")
+    settings.notify.make_sinks()
+    print(f"settings: ok, tick {settings.tick.period_ms} ms, warnings to {', '.join(settings.notify.sinks)}")
     print(f"server: ok, {info}")
     return EXIT_OK
 
 
-def _role(settings: Settings, url: str, options: argparse.Namespace, stop: threading.Event) -> int:
+def _role(settings: Settings, url: str, options: argparse.Namespace, stop: threading.Event, seen: Vitals) -> int:
     client = client_of(settings, url)
     log.info("started", role=options.role, server=str(check_server(client)))
     if options.role == "workers":
-        run_workers(client, settings, parse_kinds(options.only), stop)
+        run_workers(client, settings, parse_kinds(options.only), stop, seen)
     elif options.role == "replicator":
-        run_replicator(client, settings, stop)
+        run_replicator(client, settings, stop, seen)
     elif options.role == "monitors":
-        run_monitors(client, settings, stop)
+        run_monitors(client, settings, stop, seen)
     elif options.role == "recorder":
-        run_recorder(client, settings, stop)
+        run_recorder(client, settings, stop, seen)
+    elif options.role == "notifier":
+        run_notifier(client, settings, stop, seen)
     elif options.role == "gateway":
-        run_gateway(client, settings.gateway(), stop)
+        run_gateway(client, settings.gateway(), stop, seen)
     else:
-        run_simulator(settings.simulated_provider(url), stop)
+        run_simulator(settings.simulated_provider(url), stop, seen=seen)
     return EXIT_OK
 
 
-def _daemon(settings: Settings, url: str, stop: threading.Event, *, once: bool, ticks: int | None) -> int:
+def _engine(settings: Settings, url: str, *, acts: bool | None = None) -> Engine:
     client = client_of(settings, url)
     log.info("started", server=str(check_server(client)), tick_ms=settings.tick.period_ms)
-    engine = Engine(client, Book(settings.rules()), settings.hours(), settings.tick.period_ms)
-    if once:
-        report = engine.tick()
-        _log_report(report)
-        return EXIT_FAILED if report.skipped or report.refused else EXIT_OK
-    reported_ms = 0
+    return make_engine(client, settings, acts=acts)
+
+
+def _once(settings: Settings, url: str) -> int:
+    report = _engine(settings, url, acts=False).tick()  # another daemon may be acting
+    _log_report(report)
+    return EXIT_FAILED if report.skipped or report.refused else EXIT_OK
+
+
+def _daemon(settings: Settings, url: str, stop: threading.Event, seen: Vitals, *, ticks: int | None) -> int:
+    engine, reported_ms = _engine(settings, url), 0
     for report in engine.run(stop, ticks=ticks):
+        note_tick(seen, report)
         if report.ts_ms - reported_ms >= _REPORT_EVERY_MS:
             reported_ms = report.ts_ms
             _log_report(report)

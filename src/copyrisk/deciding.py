@@ -15,7 +15,7 @@ import numpy.typing as npt
 from copyrisk._core import RowCode
 from copyrisk._sizing import SizeCode
 from copyrisk.book import RowNumbers
-from copyrisk.candidates import Glance, need_terms
+from copyrisk.candidates import Glance, halted_reasons, need_terms
 from copyrisk.cohort import Cohort, GroupMarket
 from copyrisk.copying import CopySettings
 from copyrisk.decimals import EXACT, decimal_text
@@ -27,6 +27,7 @@ from copyrisk.replication import MasterEvent, reversed_target, reversed_type
 from copyrisk.sizing import size_reason, size_rows, sizing_rows
 from copyrisk.sizing_terms import POLICY_IN, Rounding, SizingMode
 from copyrisk.store.decisions import Decision
+from copyrisk.store.kill_switch import KillSwitch
 from copyrisk.store.markets import Markets
 from copyrisk.store.remainders import Remainders
 
@@ -74,10 +75,11 @@ class Decider:
         limits: Limits,
         remainders: Remainders,
         *,
+        switch: KillSwitch,
         options: CopyOptions,
         policy: "Policy | None",
     ) -> None:
-        self._observer, self._markets, self._limits = observer, markets, limits
+        self._observer, self._markets, self._limits, self._switch = observer, markets, limits, switch
         self._remainders, self._options, self._policy = remainders, options, policy
 
     def decide(self, event: MasterEvent) -> tuple[Decision, Glance | None]:
@@ -96,6 +98,7 @@ class Decider:
         self._look(event, before)
         table = Cohort(event, observer, members)
         glance = Glance(before, ledgers) if ledgers is not None and (table.rows == before).all() else None
+        table.refuse(table.present, halted_reasons(self._switch.read(), event, observer, table.rows_present()))
         table.refuse_all(self._refusal_of_all(event, table, server_ms))
         table.refuse(table.present, self._limits.refusals(table.rows_present()))
         table.refuse_by_settings()

@@ -32,6 +32,7 @@ from copyrisk.store.functions import (
     refused,
     text,
 )
+from copyrisk.store.kill_switch import KillSwitch
 from copyrisk.store.pipe import Pipe
 from copyrisk.verdicts import Fenced, Job, Repeated, Verdict, judge_wave, repeated
 
@@ -47,11 +48,15 @@ class Dispatcher:
 
     def __init__(self, pipe: Pipe, appraiser: Appraiser, effects: Effects, filler: Filler) -> None:
         self._pipe, self._appraiser, self._effects, self._filler = pipe, appraiser, effects, filler
+        self._switch = KillSwitch(pipe)
 
-    def carry_out(self, jobs: Sequence[Job], *, right: Callable[[], Right] | None = None) -> None:
+    def carry_out(
+        self, jobs: Sequence[Job], *, right: Callable[[], Right] | None = None, later: list[Waiting] | None = None
+    ) -> None:
         """Do them all, those of one account one after the other.
 
-        `right` is asked before each wave of changes for the right to make them.
+        `right` is asked before each wave of changes for the right to make them. What follows from the changes in other
+        slots is put into `later`, if that is given, for `bring_about`.
 
         Afterwards the verdict of a job that could not be done is a `TryLater`; all others are done with.
 
@@ -65,20 +70,37 @@ class Dispatcher:
             wave: dict[Account, Job] = {}
             for job in waiting:
                 wave.setdefault(job.account, job)
-            done = set(self._wave(list(wave.values()), right))
+            done = set(self._wave(list(wave.values()), right, later))
             waiting = [job for job in waiting if job not in done]
 
-    def _wave(self, jobs: list[Job], right: Callable[[], Right] | None) -> list[Job]:
+    def look(self, jobs: Sequence[Job]) -> None:
+        """Give jobs of different accounts the verdicts they would have now; nothing is changed. Raises as `carry_out`."""
+        self._read(list(jobs))
+        judge_wave(jobs, self._appraiser, self._switch)
+
+    def bring_about(self, later: Sequence[Waiting]) -> None:
+        """Bring about what was put off; raises as `carry_out`. What cannot be done stays in its account's outbox."""
+        self._effects.deliver(later)
+
+    def sweep(self, accounts: Sequence[Account]) -> None:
+        """Bring about whatever changes of some accounts have left behind; raises as `carry_out`."""
+        self.bring_about(self._effects.read_outboxes(accounts))
+
+    def _wave(self, jobs: list[Job], right: Callable[[], Right] | None, later: list[Waiting] | None) -> list[Job]:
         """Do one job each of some accounts; returns all but those that must be decided anew."""
         left = self._read(jobs)
-        judge_wave(jobs, self._appraiser)
+        judge_wave(jobs, self._appraiser, self._switch)
         crash.reach("worker.decided")
         made = self._change(jobs, None if right is None else right())
         crash.reach("worker.changed")
         events = [event for job in jobs if (event := self._event(job))]
         for reply in self._pipe.exchange([self._effects.event_request(event) for event in events]):
             _check(reply)
-        failed = self._effects.deliver([*left, *made.values()])
+        follows = [*left, *made.values()]
+        if later is not None:
+            later += follows
+            follows = []
+        failed = self._effects.deliver(follows)
         for job, waiting in made.items():
             if (job.account, waiting.entry_id) in failed:
                 job.verdict = TryLater("not all that follows could be brought about", code="effects_failed")
@@ -91,8 +113,12 @@ class Dispatcher:
         """Read the accounts; returns what an earlier change of theirs has left to be delivered."""
         placing = [job for job in jobs if job.places_order]
         replies = self._pipe.exchange(
-            [_read_request(job) for job in jobs] + [claim_request(job.account, job.order_id) for job in placing]
+            [_read_request(job) for job in jobs]
+            + [claim_request(job.account, job.order_id) for job in placing]
+            + [self._switch.request()] * any(job.adds_lots for job in jobs)
         )
+        if len(replies) > len(jobs) + len(placing):
+            self._switch.take(replies.pop())
         for job, reply in zip(jobs, replies, strict=False):
             self._take(job, reply)
         for job, reply in zip(placing, replies[len(jobs) :], strict=True):
@@ -117,8 +143,9 @@ class Dispatcher:
             job.verdict = failure
             return
         if is_filled:
-            (again,) = self._pipe.exchange([_read_request(job)])
+            again, kills = self._pipe.exchange([_read_request(job), self._switch.request()])
             _check(again)  # it was readable a moment ago
+            self._switch.take(kills)
             job.read = parse_read(job.account, again)
         elif not (job.read.order_ids or job.read.record):
             nobody = "there is no such account"

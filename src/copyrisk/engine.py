@@ -1,4 +1,4 @@
-"""The tick loop: read, value, write, wait.
+"""The tick loop: read, value, act on what is critical, write, wait.
 
 Ticks start on a fixed grid. One that ends late makes the loop skip the grid points it missed: they are
 counted, never made up for, and no two ticks overlap. A tick whose read or write fails is void: it is
@@ -18,7 +18,10 @@ import redis
 import structlog
 
 from copyrisk._core import LadderState, RowCode
+from copyrisk.autocutoff import Autocutoff
 from copyrisk.book import Book, RowNumbers
+from copyrisk.census import Census
+from copyrisk.cutoff_report import CutoffReport
 from copyrisk.errors import StoreError, is_known, reason_name
 from copyrisk.hours import MarketHours
 from copyrisk.layout import Rows
@@ -26,6 +29,7 @@ from copyrisk.risk import Valuer, are_known, count_states, reasons
 from copyrisk.store.link import Link
 from copyrisk.store.mirror import Mirror
 from copyrisk.store.portfolios import PortfolioWriter
+from copyrisk.terms import AccountType
 
 log = structlog.get_logger(__name__)
 
@@ -55,16 +59,19 @@ class TickReport:
     written: int = 0
     refused: int = 0
     states: dict[LadderState, int] = field(default_factory=dict)
+    states_by_type: dict[tuple[AccountType, LadderState], int] = field(default_factory=dict)
     unknown_by_reason: dict[str, int] = field(default_factory=dict)
     refused_keys: int = 0
     repaired: int = 0
     inconsistent: int = 0
     skipped: str | None = None
+    cutoff: CutoffReport | None = None
 
     @property
     def duration_ms(self) -> float:
         """From the start of the tick to its last reply."""
-        return self.read_ms + self.value_ms + self.write_ms
+        acted_ms = self.cutoff.took_ms if self.cutoff else 0.0
+        return self.read_ms + self.value_ms + acted_ms + self.write_ms
 
 
 class Engine:
@@ -77,13 +84,26 @@ class Engine:
         Of the last full tick.
     """
 
-    def __init__(self, client: redis.Redis, book: Book, hours: MarketHours, period_ms: int) -> None:
-        self.book = book
+    def __init__(
+        self,
+        client: redis.Redis,
+        book: Book,
+        hours: MarketHours,
+        period_ms: int,
+        *,
+        valuer: Valuer | None = None,
+        autocutoff: Autocutoff | None = None,
+    ) -> None:
+        self.book, self._valuer, self._autocutoff = book, valuer or Valuer(book), autocutoff
         self._hours, self._period_ms = hours, period_ms
         link = Link(client, book.market.names.index)
-        self._mirror, self._valuer, self._writer = Mirror(link, book), Valuer(book), PortfolioWriter(link, book)
+        self._mirror, self._writer = Mirror(link, book), PortfolioWriter(link, book)
         self._codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._states, self._unknown = count_states(book, self._valuer.figures), dict[str, int]()
+        self._census = Census(book)
+        self._by_type = self._census.count(self._valuer.figures)
+        self._hindered = ""  # by what autocutoff failed last
+        self._unjudged: RowNumbers = np.zeros(0, np.int32)  # valued, and not yet looked at by autocutoff
         self._read_s = -math.inf
         self._number = 0
         self._late_ticks = 0
@@ -95,7 +115,9 @@ class Engine:
         return self._valuer.figures
 
     def close(self) -> None:
-        """Drop the connection; a further tick would open another and read everything anew."""
+        """Drop the connection, and let another process act; a further tick would read everything anew."""
+        if self._autocutoff is not None:
+            self._autocutoff.give_up()
         self._mirror.close()
 
     def run(self, stop: threading.Event, *, ticks: int | None = None) -> Iterator[TickReport]:
@@ -157,7 +179,10 @@ class Engine:
         if len(rows):  # else everything stands as it was counted before
             self._log_unknown(figures)
             self._states, self._unknown = count_states(self.book, figures), self._count_unknown(figures)
+            self._by_type = self._census.count(figures)
         valued = time.perf_counter()
+        cutoff = self._act(rows, now_ms)
+        acted = time.perf_counter()
         accounts, unknown = len(self.book.account_ids), self._states[LadderState.STATE_UNKNOWN]
         record = {"tick": self._number, "accounts": accounts, "unknown": unknown}
         if self._mirror.read_everything:
@@ -170,7 +195,7 @@ class Engine:
             self._period_ms,
             read_ms=(read - started) * 1e3,
             value_ms=(valued - read) * 1e3,
-            write_ms=(time.perf_counter() - valued) * 1e3,
+            write_ms=(time.perf_counter() - acted) * 1e3,
             late_ticks=self._late_ticks,
             accounts=accounts,
             orders=len(self.book.order_ids),
@@ -179,11 +204,30 @@ class Engine:
             written=self._writer.written,
             refused=self._writer.refused,
             states=self._states,
+            states_by_type=self._by_type,
             unknown_by_reason=self._unknown,
             refused_keys=len(self._mirror.finder.refused_keys),
             repaired=self._mirror.repaired,
             inconsistent=self._inconsistent,
+            cutoff=cutoff,
         )
+
+    def _act(self, rows: RowNumbers, now_ms: int) -> CutoffReport | None:
+        """Close first of all writes; if that fails, portfolios are written all the same, and it is tried again."""
+        if self._autocutoff is None:
+            return None
+        self._unjudged = np.union1d(self._unjudged, rows).astype(np.int32)
+        try:
+            report = self._autocutoff.step(self._unjudged, self._number, now_ms)
+        except StoreError as failure:
+            if failure.code != self._hindered:  # else every tick would say it
+                log.critical("cutoff_hindered", tick=self._number, code=failure.code, reason=str(failure))
+            self._hindered = failure.code
+            return CutoffReport(failure=failure.code)
+        if self._hindered:
+            log.warning("cutoff_goes_on", tick=self._number)
+        self._unjudged, self._hindered = np.zeros(0, np.int32), ""
+        return report
 
     def _verify(self, rows: RowNumbers) -> RowNumbers:
         """Hold some accounts' figures against a valuation from scratch; returns those that differ."""

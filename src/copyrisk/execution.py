@@ -39,6 +39,8 @@ def _existing(situation: Situation) -> Order:
 
 def _modify(command: Command, situation: Situation) -> Outcome:
     order = _pending(situation)
+    if flow_of(order, situation) is Flow.PROVIDER:  # one that waits here is held back when its price comes
+        situation.check_not_halted()
     moved = replace(order, price=command.price or order.price)
     check_pending_price(moved, situation.tradable_market())
     check_levels(moved, moved.price, moved.price)
@@ -148,6 +150,7 @@ def _trigger_pending(command: Command, order: Order, situation: Situation) -> Ou
         return sent(Event.CANCEL_SENT, order, cancelled, "cancel", lots=order.quantity, needs_margin=True)
     if command.trigger is Trigger.MARGIN:
         return Nothing("trigger_gone", "margin is checked when the order is triggered")
+    situation.check_not_halted()
     market = situation.tradable_market()
     price = market.opening_price(is_buy=order.order_type.is_buy)
     commission = market.commission_usd(order.quantity, price, is_entry=True)

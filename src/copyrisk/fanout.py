@@ -14,10 +14,20 @@ import structlog
 
 from copyrisk import crash, keys
 from copyrisk._core import RowCode
-from copyrisk.candidates import Candidates, Glance, Places, copy_columns, need_terms, seen_candidates, value_candidates
+from copyrisk.candidates import (
+    Candidates,
+    Glance,
+    Places,
+    copy_columns,
+    halted_reasons,
+    need_terms,
+    seen_candidates,
+    value_candidates,
+)
 from copyrisk.commands import copy_ids
 from copyrisk.cover import are_covered
 from copyrisk.forms import Form, Forms
+from copyrisk.kills import TRADING_HALTED, UNREADABLE
 from copyrisk.layout import Rows
 from copyrisk.observer import Observer
 from copyrisk.placing import ORDERS_LIMIT
@@ -29,6 +39,7 @@ from copyrisk.store.decisions import Decision
 from copyrisk.store.effects import Effects
 from copyrisk.store.followers import follower_account
 from copyrisk.store.functions import KEY_UNUSABLE, refused
+from copyrisk.store.kill_switch import KillSwitch
 from copyrisk.store.lease import Lease
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe, pack
@@ -80,10 +91,18 @@ class Fanout:
     """Makes the copies of decisions."""
 
     def __init__(
-        self, pipe: Pipe, observer: Observer, markets: Markets, effects: Effects, *, lease: Lease, batch: int
+        self,
+        pipe: Pipe,
+        observer: Observer,
+        markets: Markets,
+        effects: Effects,
+        *,
+        switch: KillSwitch,
+        lease: Lease,
+        batch: int,
     ) -> None:
         self._pipe, self._observer, self._markets, self._effects = pipe, observer, markets, effects
-        self._lease, self._batch = lease, batch
+        self._switch, self._lease, self._batch = switch, lease, batch
 
     def make(self, event: MasterEvent, decision: Decision, glance: Glance | None) -> list[int]:
         """Make all copies that are not there yet, and say in `decision.made` what came of each follower.
@@ -188,7 +207,10 @@ class Fanout:
         known = fully_known(figures) & fully_known(alone) & ~np.isnan(candidates.reserved_usd)
         moving = self._observer.figures["code"][candidates.rows] == RowCode.ACCOUNT_CHANGING
         covered = are_covered(figures, alone, candidates.reserved_usd)
+        halted = halted_reasons(self._switch.read(), work.event, self._observer, candidates.rows)
         for which, reason in (
+            (halted == TRADING_HALTED.encode(), TRADING_HALTED),
+            (halted == UNREADABLE.encode(), UNREADABLE),
             (np.array([version is None for version in candidates.versions], np.bool_), "account_unreadable"),
             (counts >= ORDERS_LIMIT, "too_many_orders"),
             (~known & ~moving, "account_unknown"),

@@ -46,8 +46,18 @@ DEAD_LETTERS = "copyrisk:dead_letters"
 AUDIT_TRAIL = "copyrisk:{audit}:trail"
 #: Hash: number and hash of the trail's last entry, and the number of the first one that it keeps.
 AUDIT_HEAD = "copyrisk:{audit}:head"
+#: Hash: warning episodes of accounts, by `T:U`. Stream: warnings on their way to clients. In the slot of the lease.
+EPISODES = "copyrisk:{cutoff}:episodes"
+NOTICES = "copyrisk:{cutoff}:notices"
+#: Hash: cascades that are running, by master. Sorted set: those that have ended, by when. In the same slot.
+CASCADES = "copyrisk:{cutoff}:cascades"
+CASCADES_DONE = "copyrisk:{cutoff}:cascades_done"
+#: Set: `T:U` whose negative balance is being booked away, until everybody has heard of it. In the same slot.
+PROTECTING = "copyrisk:{cutoff}:protecting"
 #: Hash: requests without a final report, by request id.
 OUTSTANDING = "copyrisk:outstanding"
+#: Hash: what is halted, by scope; in a slot of its own, whatever account it is about.
+KILLS = "copyrisk:kills"
 
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -245,8 +255,8 @@ def work(kind: str) -> str:
 
 
 def is_own_stream(name: str) -> bool:
-    """Whether entries may be put into a stream of this name: those of the workers, the gateway and the database."""
-    return name in (COMMANDS, REPORTS, REPLAYED, REQUESTS, HISTORY) or name.startswith(work(""))
+    """Whether entries may be put into a stream of this name: all that this package reads itself."""
+    return name in (COMMANDS, REPORTS, REPLAYED, REQUESTS, HISTORY, NOTICES) or name.startswith(work(""))
 
 
 def ledger(account: Account) -> str:
@@ -284,6 +294,16 @@ def copies(master_order_id: str) -> str:
     return f"copyrisk:copies:{master_order_id}"
 
 
+def check_cascade_id(value: str) -> str:
+    """Return `value` if it may name a cascade, else raise `InvalidId`."""
+    return _checked(_IDEMPOTENCY_KEY, "cascade id", value)
+
+
+def cascade(cascade_id: str) -> str:
+    """Hash: a cascade, its followers and where each stands."""
+    return f"copyrisk:{{cutoff}}:cascade:{cascade_id}"
+
+
 def audit_aside(name: str) -> str:
     """Stream: entries that did not belong to the audit trail's chain, kept beside it."""
     return f"copyrisk:{{audit}}:aside:{name}"
@@ -292,6 +312,11 @@ def audit_aside(name: str) -> str:
 def lease(role: str) -> str:
     """Hash: which process of a role may act, until when, and its fencing token."""
     return f"copyrisk:{{{role}}}:lease"
+
+
+def notice(notice_key: str) -> str:
+    """Hash: how far a warning has got on each way to its client."""
+    return f"copyrisk:{{cutoff}}:notice:{notice_key}"
 
 
 def replication_counts(master_id: str) -> str:

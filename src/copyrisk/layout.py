@@ -115,6 +115,11 @@ FIGURES = np.dtype(
     ]
 )
 
+#: Rows of autocutoff; `_cutoff.pxd` documents every field.
+LADDER = np.dtype([("rung", "u1"), ("state", "u1"), ("is_latched", "u1"), ("is_lost", "u1")])
+LOT_LIMITS = np.dtype([("step", "f8"), ("smallest", "f8")])
+CLOSE = np.dtype([("lots", "f8"), ("order", "i4"), ("account", "i4"), ("is_cancel", "u1"), ("_pad0", "u1", (7,))])
+
 #: What a portfolio says, as integers; `_pack.pyx` documents every field.
 WRITTEN = np.dtype([("cents", "i8", (7,)), ("exact", "f8", (2,)), ("is_known", "i8")])
 

@@ -16,7 +16,7 @@ import numpy as np
 import redis
 import structlog
 
-from copyrisk import crash, fields, keys
+from copyrisk import crash, fields, keys, vitals
 from copyrisk._core import RowCode, judge_quotes
 from copyrisk._index import TextIndex
 from copyrisk._triggers import Ladders, TriggerKind
@@ -27,9 +27,9 @@ from copyrisk.hours import MarketHours
 from copyrisk.keys import Account
 from copyrisk.market import InstrumentKey, Market
 from copyrisk.rules import ValuationRules
-from copyrisk.store.connection import store_error
 from copyrisk.store.effects import add_request
 from copyrisk.store.functions import text, texts
+from copyrisk.store.kill_switch import KillSwitch
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.store.texts import TextColumns
 from copyrisk.store.watch import Watch
@@ -74,10 +74,11 @@ class Watched:
 
 
 class Monitor:
-    """Watches all triggers of the store."""
+    """Watches all triggers of the store, and counts in `vitals` what fires."""
 
     def __init__(self, client: redis.Redis, rules: ValuationRules, hours: MarketHours, options: MonitorOptions) -> None:
         self._pipe, self._hours, self._options = Pipe(client), hours, options
+        self.vitals, self._switch = vitals.Vitals(), KillSwitch(self._pipe)
         self._watch = Watch(client, (keys.TRIGGERS_PREFIX, keys.MARKET_PREFIX))
         self._market = Market(rules)
         self._columns = TextColumns(self._market.names.index)
@@ -99,8 +100,10 @@ class Monitor:
         while not stop.is_set():
             try:
                 self.step(self._options.wait_ms / 1000.0)
+                self.vitals.step_done()
             except StoreError as failure:
                 log.error("monitors_wait", code=failure.code, reason=str(failure))
+                self.vitals.step_failed(failure.code)
                 self._watch.close()
                 stop.wait(0.5)
 
@@ -121,8 +124,11 @@ class Monitor:
             self._margins_s = now_s
             commands += self._uncovered()
         crash.reach("monitor.fired")
-        self._exchange([add_request(keys.COMMANDS, command) for command in commands])
+        self._pipe.ask(*[add_request(keys.COMMANDS, command) for command in commands])
         crash.reach("monitor.sent")
+        self.vitals.set(vitals.TRIGGERS, self.count)
+        for command in commands:
+            self.vitals.count(vitals.FIRED, command["trigger"])
         return len(commands)
 
     # ---- triggers
@@ -132,7 +138,7 @@ class Monitor:
         cursor: bytes | str = "0"
         while True:
             pattern = keys.order_triggers("*")
-            (reply,) = self._exchange([pack("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000, "TYPE", "hash")])
+            (reply,) = self._pipe.ask(pack("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000, "TYPE", "hash"))
             cursor = reply[0]
             found.update(key[len(_TRIGGERS) :] for key in reply[1])
             if cursor == b"0":
@@ -209,16 +215,20 @@ class Monitor:
             rows[usable], np.ascontiguousarray(chosen["bid"]), np.ascontiguousarray(chosen["ask"])
         )
         quote_of = {int(row): (str(quote["bid"]), str(quote["ask"])) for row, quote in zip(rows, quotes, strict=True)}
-        return [
-            self._command(row, _trigger(TriggerKind(kind)), quote_of)
-            for row, kind in zip(orders.tolist(), kinds.tolist(), strict=True)
-        ]
+        fired = {row: _trigger(TriggerKind(kind)) for row, kind in zip(orders.tolist(), kinds.tolist(), strict=True)}
+        held = self._held_back([row for row, trigger in fired.items() if trigger is Trigger.PENDING])
+        return [self._command(row, trigger, quote_of) for row, trigger in fired.items() if row not in held]
+
+    def _held_back(self, rows: list[int]) -> set[int]:
+        """Which of some pending orders a kill forbids to open now; they are looked at again like any that fired."""
+        here = [(row, one) for row in rows if (one := self._watched[row]).flow != Flow.PROVIDER]
+        held = self._switch.held_back({row: (one.account, one.symbol, self._ids.text(row)) for row, one in here})
+        self._again |= dict.fromkeys(held, time.monotonic() + self._options.retry_ms / 1000.0)
+        return held
 
     def _command(self, row: int, trigger: Trigger, quote_of: Mapping[int, tuple[str, str]]) -> dict[str, str]:
         watched = self._watched[row]
-        if not (
-            trigger is Trigger.PENDING and watched.flow == Flow.PROVIDER
-        ):  # that one rests until the provider fills it
+        if trigger is not Trigger.PENDING or watched.flow != Flow.PROVIDER:  # that one rests until it is filled there
             self._again[row] = time.monotonic() + self._options.retry_ms / 1000.0
         bid, ask = quote_of.get(self._market.quote_row[watched.symbol], ("", ""))
         return {
@@ -265,13 +275,6 @@ class Monitor:
             if float(has - uses) < self._watched[row].margin_usd:
                 found.append(self._command(row, Trigger.MARGIN, {}))
         return found
-
-    def _exchange(self, requests: list[bytes]) -> list[Any]:
-        replies = self._pipe.exchange(requests)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise store_error(redis.ResponseError(str(reply)))
-        return replies
 
 
 def _watched(order_id: bytes, reply: Any) -> Watched | None:

@@ -3,15 +3,20 @@
 import argparse
 from collections.abc import Callable
 
+from copyrisk.auditing import AUDITING, add_audit_commands, record_act
+from copyrisk.cascade_commands import CASCADES, add_cascade_command
 from copyrisk.errors import ConfigError
 from copyrisk.gateway.gateway import resolve
 from copyrisk.gateway.ledger import Ledger
 from copyrisk.gateway.messages import printable
 from copyrisk.gateway.records import Record
+from copyrisk.killing import KILLING, add_kill_commands
+from copyrisk.notify_sections import send_sample
 from copyrisk.relationships import RELATIONSHIPS, add_relationship_commands
 from copyrisk.reporting import REPORTING, add_reporting_commands
 from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
+from copyrisk.store import functions
 from copyrisk.store.letters import list_letters, replay
 from copyrisk.store.pipe import Pipe
 
@@ -32,8 +37,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     requests.add_argument("--average-price", default="0", metavar="PRICE")
     database = commands.add_parser("database", help="the broker's database, as the settings name it")
     database.add_argument("action", choices=("check", "migrate"), help="say what is wrong; or make what is absent")
+    warnings = commands.add_parser("notify", help="warnings to clients")
+    warnings.add_argument("action", choices=("test",), help="send a sample through the sinks of the settings")
+    warnings.add_argument("--to", default="", metavar="ADDRESS", help="whom the sample is mailed to")
     add_relationship_commands(commands)
+    add_kill_commands(commands)
     add_reporting_commands(commands)
+    add_cascade_command(commands)
+    add_audit_commands(commands)
 
 
 def _required_url(settings: Settings, what: str) -> str:
@@ -49,6 +60,15 @@ def _requests(settings: Settings, options: argparse.Namespace) -> int:
             raise ConfigError(
                 "say which request, and how it ended: requests resolve ID --status filled|rejected|cancelled"
             )
+        functions.load(client)
+        record_act(
+            Pipe(client),
+            "requests resolve",
+            options.status,
+            request_id=options.id,
+            filled_quantity=options.filled_quantity,
+            average_price=options.average_price,
+        )
         said = resolve(
             client,
             options.id,
@@ -71,7 +91,8 @@ def _requests(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
-    pipe = Pipe(client_of(settings, _required_url(settings, "dead-letters")))
+    client = client_of(settings, _required_url(settings, "dead-letters"))
+    pipe = Pipe(client)
     letters = list_letters(pipe)
     if options.action == "list":
         for letter in letters:
@@ -83,7 +104,11 @@ def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
         return 0
     if not options.ids:
         raise ConfigError("say which to replay: ids, or 'all'")
-    for letter_id in [letter.id for letter in letters] if options.ids == ["all"] else options.ids:
+    chosen = [letter.id for letter in letters] if options.ids == ["all"] else options.ids
+    if chosen:
+        functions.load(client)
+        record_act(pipe, "dead-letters replay", letters=chosen)
+    for letter_id in chosen:
         letter = replay(pipe, letter_id)
         print(f"{letter_id} put back into {letter.stream}")
     return 0
@@ -104,10 +129,21 @@ def _database(settings: Settings, options: argparse.Namespace) -> int:
     return 0 if report.is_ready else 1
 
 
+def _notify(settings: Settings, options: argparse.Namespace) -> int:
+    found = send_sample(settings.notify.make_sinks(), options.to)
+    for name, failure in found.items():
+        print(f"{name}: delivered" if failure is None else f"{name}: not delivered, {failure} [{failure.code}]")
+    return 1 if any(found.values()) else 0
+
+
 COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "dead-letters": _dead_letters,
     "requests": _requests,
     "database": _database,
+    "notify": _notify,
     **RELATIONSHIPS,
+    **KILLING,
     **REPORTING,
+    **CASCADES,
+    **AUDITING,
 }

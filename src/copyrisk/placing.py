@@ -50,6 +50,7 @@ def place_pending(command: Command, situation: Situation) -> Outcome:
 def _new_order(command: Command, situation: Situation) -> tuple[Order, SymbolMarket]:
     if situation.order is not None:
         raise Refused(f"order {command.order_id} exists", code="order_exists")
+    situation.check_not_halted()
     if not situation.is_active:
         raise Refused("the account is not active", code="account_inactive")
     if situation.order_count >= ORDERS_LIMIT:

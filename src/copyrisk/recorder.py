@@ -11,10 +11,11 @@ from typing import Protocol
 
 import structlog
 
-from copyrisk import crash, keys
+from copyrisk import crash, keys, vitals
 from copyrisk.errors import Refused
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.streams import Consumer, Entry, consumer_name, keep_consuming
+from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
@@ -38,17 +39,20 @@ class Recorder:
     ----------
     retry_ms : int
         Entries that were handed out so long ago and are not acknowledged are taken up again, whoever had them.
+    seen : Vitals or None
+        Where entries are counted.
     """
 
-    def __init__(self, pipe: Pipe, history: History, *, retry_ms: int = 2_000) -> None:
+    def __init__(self, pipe: Pipe, history: History, *, retry_ms: int = 2_000, seen: Vitals | None = None) -> None:
         name = consumer_name()
         self._consumer = Consumer(pipe, _GROUP, name, (keys.HISTORY,))
-        self._history, self._retry_ms = history, retry_ms
+        self._history, self._retry_ms, self._vitals = history, retry_ms, seen or Vitals()
         self._sweep_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Write until `stop` is set; a store or database that fails is waited for."""
-        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS), stop, retry_ms=self._retry_ms)
+        step, retry_ms = (lambda: self.step(_WAIT_MS)), self._retry_ms
+        keep_consuming(self._consumer, step, stop, retry_ms=retry_ms, seen=self._vitals)
 
     def step(self, wait_ms: int) -> int:
         """Write what is there, waiting so long for the first entry; returns how many are done with."""
@@ -72,8 +76,12 @@ class Recorder:
             elif code != _TRY_LATER:
                 log.critical("dead_letter", code=code, stream=entry.stream, entry=entry.id)
                 self._consumer.bury(entry, Refused("the database cannot take the entry", code=code))
+                self._vitals.count(vitals.BURIED, code)
         self._consumer.acknowledge(written)
         later = codes.count(_TRY_LATER)
+        parts = {"written": len(written), "later": later, "buried": len(codes) - len(written) - later}
+        for result, count in parts.items():
+            self._vitals.count(vitals.HISTORY, result, by=count)
         if later:
             log.warning("history_waits", entries=later, oldest=entries[codes.index(_TRY_LATER)].id)
         return len(entries) - later

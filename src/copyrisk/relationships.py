@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copyrisk import fields, keys
+from copyrisk.auditing import record_act
 from copyrisk.errors import ConfigError
 from copyrisk.following import (
     COPY_STATUS,
@@ -31,6 +32,7 @@ from copyrisk.store.relation_check import Difference, check_relations
 from copyrisk.store.relation_repair import repair
 from copyrisk.store.relation_steps import Batch, portions
 from copyrisk.store.relations import followers_of, pause, related_to, resume, unfollow
+from copyrisk.terms import AccountType
 
 if TYPE_CHECKING:
     from copyrisk.sql.database import Database
@@ -101,6 +103,7 @@ def _follow(settings: Settings, options: argparse.Namespace) -> int:
         identity = row.get("account_number", ""), row.get("email", "")
         requests.append(FollowRequest(row[_FOLLOWER], amount, *identity, settings={**given, **own}))
     with _opened(settings, "follow") as on:
+        _record(on, "follow", [request.follower for request in requests], master=options.master, settings=given)
         return _told(follow(on.pipe, options.master, requests, database=on.database), f"follow {options.master}")
 
 
@@ -117,19 +120,27 @@ def _settings_of(options: argparse.Namespace) -> dict[str, str]:
 def _unfollow(settings: Settings, options: argparse.Namespace) -> int:
     names = _names(options)
     with _opened(settings, "unfollow") as on:
+        _record(on, "unfollow", names, keep_open=options.keep_open)
         return _told(unfollow(on.pipe, names, keep_open=options.keep_open, database=on.database), "follow nobody now")
 
 
 def _pause(settings: Settings, options: argparse.Namespace) -> int:
     names = _names(options)
     with _opened(settings, "pause") as on:
+        _record(on, "pause", names)
         return _told(pause(on.pipe, names, database=on.database), "paused")
 
 
 def _resume(settings: Settings, options: argparse.Namespace) -> int:
     names = _names(options)
     with _opened(settings, "resume") as on:
+        _record(on, "resume", names)
         return _told(resume(on.pipe, names, database=on.database), "copy again")
+
+
+def _record(on: _Opened, act: str, followers: Sequence[str], **said: Any) -> None:
+    accounts = [name if ":" in name else f"{AccountType.FOLLOWER}:{name}" for name in followers]
+    record_act(on.pipe, act, accounts=accounts, **said)
 
 
 def _names(options: argparse.Namespace) -> list[str]:
@@ -234,6 +245,8 @@ def _check(on: _Opened, *, is_repair: bool, as_json: bool) -> int:
         if not as_json:
             print(f"{len(found)} differences")
         return 1 if found else 0
+    if found:
+        record_act(on.pipe, "followers --repair", differences=[_as_json(one) for one in found])
     left = repair(on.pipe, found, on.database)
     if not as_json:
         for one in left:

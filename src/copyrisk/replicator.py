@@ -10,10 +10,11 @@ import gc
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import structlog
 
-from copyrisk import crash, keys
+from copyrisk import audit, crash, keys, vitals
 from copyrisk.candidates import Glance
 from copyrisk.commands import Target
 from copyrisk.deciding import Decider
@@ -23,13 +24,16 @@ from copyrisk.keeping import Keeper
 from copyrisk.limits import Limits
 from copyrisk.observer import Observer
 from copyrisk.redelivery import Redelivery
-from copyrisk.replication import MasterEvent, parse_event
-from copyrisk.store.decisions import Decision, Decisions
+from copyrisk.replication import COPIED, MasterEvent, parse_event
+from copyrisk.store.decisions import Decision, Decisions, digest_of
+from copyrisk.store.functions import text
 from copyrisk.store.lease import Lease
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.remainders import Remainders
 from copyrisk.store.streams import Consumer, Entry, consumer_name, keep_consuming
-from copyrisk.store.tallies import Tallies
+from copyrisk.store.tallies import FAILURES, Tallies
+from copyrisk.store.trail import Trail
+from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +52,8 @@ class Replicator:
     ----------
     read_pipe : Pipe
         For waiting on the stream.
+    seen : Vitals or None
+        Where events and copies are counted.
     """
 
     def __init__(
@@ -64,13 +70,15 @@ class Replicator:
         remainders: Remainders,
         tallies: Tallies,
         limits: Limits,
+        trail: Trail,
         retry_ms: int,
+        seen: Vitals | None = None,
     ) -> None:
         self._lease, self._observer, self._decisions = lease, observer, decisions
         self._decider, self._fanout, self._keeper, self._tallies = decider, fanout, keeper, tallies
-        self._limits, self._redelivery, self._remainders = limits, redelivery, remainders
+        self._limits, self._redelivery, self._remainders, self._trail = limits, redelivery, remainders, trail
         self._consumer = Consumer(read_pipe, GROUP, consumer_name(), (keys.REPLICATIONS,))
-        self._retry_ms = retry_ms
+        self._retry_ms, self._vitals = retry_ms, seen or Vitals()
         self._owes_pending = True
         self._looked_s = self._claimed_s = time.monotonic()
         self._failures: Counter[str] = Counter()
@@ -84,7 +92,8 @@ class Replicator:
             `functions_missing`: whoever runs us loads them and starts anew.
         """
         self._begin()
-        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS, stop), stop, retry_ms=self._retry_ms)
+        step, retry_ms = (lambda: self.step(_WAIT_MS, stop)), self._retry_ms
+        keep_consuming(self._consumer, step, stop, retry_ms=retry_ms, seen=self._vitals)
         with contextlib.suppress(StoreError):
             self._lease.give_up()
         self._observer.close()
@@ -101,7 +110,10 @@ class Replicator:
 
         Those that are left when `stop` is set, or the lease is lost, wait for the next who holds the lease.
         """
-        if not self._lease.hold():
+        is_held = self._lease.hold()
+        self._vitals.set(vitals.LEASE_HELD, is_held, ROLE)
+        self._vitals.say("lease", "held" if is_held else "standby", is_ready=True)
+        if not is_held:
             self._owes_pending = True
             self._look()
             time.sleep(wait_ms / 1e3)
@@ -161,6 +173,8 @@ class Replicator:
             return
         self._failures.pop(entry.id, None)
         self._consumer.acknowledge([entry])
+        self._vitals.count(vitals.EVENTS, "made" if event.creates else "followed")
+        self._vitals.step_done()  # those that are left may take a while
         crash.reach("replicator.acknowledged")
 
     def _carry_out(self, event: MasterEvent) -> None:
@@ -192,15 +206,53 @@ class Replicator:
         return decision, glance
 
     def _make(self, event: MasterEvent, decision: Decision, glance: Glance | None) -> None:
+        self._lease.keep()
+        self._trail.append([decision_entry(event, decision, "resumed" if glance is None else "decided")])
         self._remainders.keep(decision)
         found = self._fanout.make(event, decision, glance)
         self._redelivery.bring_about(decision, found)
         decision.results = {"order_id": event.order_id, "found": len(found)}
         self._lease.keep()
         self._tallies.add(event, decision)
+        self._measure(event, decision)
         self._decisions.finish(decision)
         crash.reach("replicator.finished")
+
+    def _measure(self, event: MasterEvent, decision: Decision) -> None:
+        made: Any = decision.made
+        for reason, count in Counter(made["result"].tolist()).items():
+            word = text(reason)
+            if reason == COPIED:
+                self._vitals.count(vitals.COPIES, "made", "", by=count)
+            else:
+                self._vitals.count(vitals.COPIES, "failed" if word in FAILURES else "skipped", word, by=count)
+        stored = made["stored_us"][(made["result"] == COPIED) & (made["stored_us"] >= 0)]
+        if len(stored):
+            self._vitals.observe(vitals.COPY_SECONDS, (stored / 1e6).tolist())
+            self._vitals.observe(vitals.REPLICATION_SECONDS, [time.time() - event.ts_ms / 1e3])
 
     def _bury(self, entry: Entry, failure: CopyriskError) -> None:
         log.critical("dead_letter", code=failure.code, reason=str(failure), stream=entry.stream, entry=entry.id)
         self._consumer.bury(entry, failure)
+        self._vitals.count(vitals.EVENTS, "buried")
+        self._vitals.count(vitals.BURIED, failure.code)
+
+
+def decision_entry(event: MasterEvent, decision: Decision, reason: str) -> audit.Entry:
+    """What the audit trail says of a decision: its order, why how many followers get no copy, and its digest."""
+    counts = Counter(text(why) or "to_be_copied" for why in decision.rows["reason"].tolist())
+    header = decision.header
+    said = {
+        "order_id": event.order_id,
+        "symbol": event.symbol,
+        "order_type": event.order_type.value,
+        "lots": event.asked,
+        "price": event.price,
+        "version": event.version,
+        "figures": header.get("master_figures"),
+        "quote": header.get("quote"),
+        "decided_ms": header.get("decided_ms"),
+        "followers": dict(counts),
+        "decision_sha256": digest_of(decision),
+    }
+    return audit.Entry(audit.AuditKind.REPLICATION, str(event.master), event.entry_id, reason, said)

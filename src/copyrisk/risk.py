@@ -53,6 +53,11 @@ class Valuer:
         self._suspects: npt.NDArray[np.int32] = np.zeros(0, np.int32)
         self.figures: Rows = np.zeros(0, layout.FIGURES)
 
+    @property
+    def rates(self) -> Rows:
+        """(2i,) LegRate: what the quotes made of every instrument and side at the last `value`."""
+        return self._rates
+
     def value(self, now_ms: int, market_is_open: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
         """Bring `figures` up to the book and its quotes as they are now.
 

@@ -17,6 +17,7 @@ from copyrisk.fanout import Fanout
 from copyrisk.keeping import Keeper
 from copyrisk.limits import Limits
 from copyrisk.monitors import Monitor
+from copyrisk.notifier import Notifier
 from copyrisk.observer import Observer
 from copyrisk.recorder import Recorder
 from copyrisk.redelivery import Redelivery
@@ -28,6 +29,7 @@ from copyrisk.store.connection import connect
 from copyrisk.store.decisions import Decisions
 from copyrisk.store.effects import Effects
 from copyrisk.store.filler import Filler
+from copyrisk.store.kill_switch import KillSwitch
 from copyrisk.store.lease import Lease
 from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe
@@ -35,6 +37,8 @@ from copyrisk.store.remainders import Remainders
 from copyrisk.store.settled import SettledSource
 from copyrisk.store.streams import consumer_name
 from copyrisk.store.tallies import Tallies
+from copyrisk.store.trail import Trail, writer_name
+from copyrisk.vitals import Vitals
 from copyrisk.workers import Workers
 
 if TYPE_CHECKING:
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-ROLES = ("daemon", "workers", "replicator", "monitors", "recorder", "gateway", "simulator")
+ROLES = ("daemon", "workers", "replicator", "monitors", "recorder", "gateway", "notifier", "simulator")
 _RETRY_S = 1.0
 #: What to install for databases of other kinds than SQLite.
 _EXTRAS = {"mariadb": "mariadb", "mysql": "mariadb", "postgres": "postgresql"}
@@ -113,8 +117,37 @@ def _opened(settings: Settings) -> "Iterator[Database | None]":
             database.close()
 
 
+@contextmanager
+def watched(settings: Settings, url: str, role: str) -> Iterator[Vitals]:
+    """The vitals of this process, served over HTTP for as long as the block lasts if the settings name a port.
+
+    Raises
+    ------
+    ConfigError
+        `cannot_listen`, `metrics_missing`.
+    """
+    seen, chosen = Vitals(role), settings.metrics
+    if chosen.port is None:
+        yield seen
+        return
+    try:
+        from copyrisk.health import serving  # noqa: PLC0415  # not installed where nobody looks
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f"{missing.name} is not installed: install copyrisk[metrics]", code="metrics_missing"
+        ) from None
+    client = client_of(settings, url)
+    with serving(seen, client, host=chosen.host, port=chosen.port, stall_ms=chosen.stall_ms):
+        yield seen
+
+
 def make_workers(
-    client: redis.Redis, settings: Settings, kinds: Collection[Kind], database: "Database | None" = None
+    client: redis.Redis,
+    settings: Settings,
+    kinds: Collection[Kind],
+    database: "Database | None" = None,
+    *,
+    seen: Vitals | None = None,
 ) -> Workers:
     """Workers of some kinds, with the server's functions loaded.
 
@@ -135,23 +168,30 @@ def make_workers(
     markets = Markets(pipe, filler, settings.rules(), settings.hours(), settings.lots())
     appraiser = Appraiser(markets, settings.rules())
     dispatcher = Dispatcher(pipe, appraiser, effects, filler)
-    return Workers(Pipe(client), pipe, dispatcher, effects, kinds=kinds, options=settings.worker_options())
+    options = settings.worker_options()
+    return Workers(Pipe(client), pipe, dispatcher, effects, kinds=kinds, options=options, seen=seen)
 
 
-def run_workers(client: redis.Redis, settings: Settings, kinds: Collection[Kind], stop: threading.Event) -> None:
+def run_workers(
+    client: redis.Redis, settings: Settings, kinds: Collection[Kind], stop: threading.Event, seen: Vitals | None = None
+) -> None:
     """Work until `stop` is set; a server that lost its functions gets them again."""
     with _opened(settings) as database:
         log.info("workers_started", kinds=",".join(sorted(kinds)))
         while not stop.is_set():
             try:
-                make_workers(client, settings, kinds, database).run(stop)
+                make_workers(client, settings, kinds, database, seen=seen).run(stop)
             except StoreError as failure:
+                if seen is not None:
+                    seen.step_failed(failure.code)
                 log.error("workers_wait", code=failure.code, reason=str(failure))
                 stop.wait(_RETRY_S)
         log.info("workers_ended")
 
 
-def make_replicator(client: redis.Redis, settings: Settings, database: "Database | None" = None) -> Replicator:
+def make_replicator(
+    client: redis.Redis, settings: Settings, database: "Database | None" = None, *, seen: Vitals | None = None
+) -> Replicator:
     """The engine of copies, with the server's functions loaded.
 
     Raises
@@ -167,21 +207,25 @@ def make_replicator(client: redis.Redis, settings: Settings, database: "Database
     dispatcher = Dispatcher(pipe, Appraiser(markets, rules), effects, filler)
     observer = Observer(client, pipe, rules, settings.hours(), settings.copy_defaults())
     lease = Lease(pipe, ROLE, consumer_name(), settings.replication.lease_ms)
-    decisions, remainders = Decisions(pipe), Remainders(pipe)
+    decisions, remainders, switch = Decisions(pipe), Remainders(pipe), KillSwitch(pipe)
     limits = Limits(pipe, observer, check_ms=options.limits_check_ms, database=database)
     return Replicator(
         Pipe(client),
         lease,
         observer,
         decisions=decisions,
-        decider=Decider(observer, markets, limits, remainders, options=options, policy=_policy(settings)),
-        fanout=Fanout(pipe, observer, markets, effects, lease=lease, batch=options.batch),
+        decider=Decider(
+            observer, markets, limits, remainders, switch=switch, options=options, policy=_policy(settings)
+        ),
+        fanout=Fanout(pipe, observer, markets, effects, switch=switch, lease=lease, batch=options.batch),
         keeper=Keeper(pipe, dispatcher, observer, decisions, lease=lease, retry_ms=options.retry_ms),
         redelivery=Redelivery(pipe, effects),
         remainders=remainders,
         tallies=Tallies(pipe),
         limits=limits,
+        trail=Trail(pipe, writer=writer_name()),
         retry_ms=options.retry_ms,
+        seen=seen,
     )
 
 
@@ -194,15 +238,17 @@ def _policy(settings: Settings) -> "Policy | None":
     return load_policy(settings.replication.policy)
 
 
-def run_replicator(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+def run_replicator(client: redis.Redis, settings: Settings, stop: threading.Event, seen: Vitals | None = None) -> None:
     """Copy masters' orders until `stop` is set; a server that lost its functions gets them again."""
     _ask_for_priority(settings.replication.nice)
     with _opened(settings) as database:
         log.info("replicator_started")
         while not stop.is_set():
             try:
-                make_replicator(client, settings, database).run(stop)
+                make_replicator(client, settings, database, seen=seen).run(stop)
             except StoreError as failure:
+                if seen is not None:
+                    seen.step_failed(failure.code)
                 log.error("replicator_waits", code=failure.code, reason=str(failure))
                 stop.wait(_RETRY_S)
         log.info("replicator_ended")
@@ -216,7 +262,7 @@ def _ask_for_priority(nice: int) -> None:
         log.info("priority_not_granted", nice=nice)
 
 
-def run_recorder(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+def run_recorder(client: redis.Redis, settings: Settings, stop: threading.Event, seen: Vitals | None = None) -> None:
     """Write history to the database until `stop` is set.
 
     Raises
@@ -228,12 +274,38 @@ def run_recorder(client: redis.Redis, settings: Settings, stop: threading.Event)
         if database is None:
             raise ConfigError("the recorder writes to a database: set database.url", code="database_missing")
         log.info("recorder_started")
-        Recorder(Pipe(client), database, retry_ms=settings.workers.retry_ms).run(stop)
+        Recorder(Pipe(client), database, retry_ms=settings.workers.retry_ms, seen=seen).run(stop)
         log.info("recorder_ended")
 
 
-def run_monitors(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+def run_monitors(client: redis.Redis, settings: Settings, stop: threading.Event, seen: Vitals | None = None) -> None:
     """Watch triggers until `stop` is set."""
     log.info("monitors_started")
-    Monitor(client, settings.rules(), settings.hours(), settings.monitor_options()).run(stop)
+    monitor = Monitor(client, settings.rules(), settings.hours(), settings.monitor_options())
+    monitor.vitals = seen or Vitals()
+    monitor.run(stop)
     log.info("monitors_ended")
+
+
+def run_notifier(client: redis.Redis, settings: Settings, stop: threading.Event, seen: Vitals | None = None) -> None:
+    """Send warnings to clients until `stop` is set; a server that lost its functions gets them again.
+
+    Raises
+    ------
+    ConfigError
+        What `NotifySettings.make_sinks` raises.
+    """
+    chosen = settings.notify
+    notifier = Notifier(Pipe(client), chosen.make_sinks(), chosen.options(), seen=seen)
+    log.info("notifier_started", sinks=",".join(chosen.sinks))
+    try:
+        while not stop.is_set():
+            try:
+                functions.load(client)
+                notifier.run(stop)
+            except StoreError as failure:
+                log.error("notifier_waits", code=failure.code, reason=str(failure))
+                stop.wait(_RETRY_S)
+    finally:
+        notifier.close()
+    log.info("notifier_ended")

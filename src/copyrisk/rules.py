@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from copyrisk.errors import ConfigError
 from copyrisk.fields import CRYPTO
 from copyrisk.terms import LARGER_SIDE, Hedging, MarginPrice, RateSide
 
@@ -11,7 +12,12 @@ from copyrisk.terms import LARGER_SIDE, Hedging, MarginPrice, RateSide
 class ValuationRules:
     """The choices of contract section 4; `by_symbol` wins over `by_type` over the default.
 
-    The two levels are those of accounts that set none of their own.
+    The two levels are those of accounts that set none of their own; no account's critical level is below the floor.
+
+    Raises
+    ------
+    ConfigError
+        `level_below_floor`.
     """
 
     rate_side: RateSide = RateSide.ASK
@@ -23,6 +29,15 @@ class ValuationRules:
     quote_max_age_ms_by_symbol: Mapping[str, int] = field(default_factory=dict)
     warning_level_pct: float = 50.0
     critical_level_pct: float = 10.0
+    critical_floor_pct: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.critical_level_pct < self.critical_floor_pct:
+            raise ConfigError(
+                f"cutoff.critical_level_pct ({self.critical_level_pct:g}) is below the floor "
+                f"({self.critical_floor_pct:g}) of cutoff.profile",
+                code="level_below_floor",
+            )
 
     @property
     def nets_orders(self) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from copyrisk import keys
+from copyrisk.autocutoff import CutoffOptions
+from copyrisk.audit_files import SEGMENT_BYTES
 from copyrisk.conditions import LotLimits
 from copyrisk.copying import CopyDefaults
 from copyrisk.deciding import CopyOptions
@@ -19,10 +21,12 @@ from copyrisk.errors import InvalidId
 from copyrisk.fields import INSTRUMENT_TYPES
 from copyrisk.gateway.link import LinkSettings
 from copyrisk.hours import MarketHours, minute_of_week
+from copyrisk.levels import PROFILES
 from copyrisk.monitors import MonitorOptions
 from copyrisk.rules import ValuationRules
 from copyrisk.sizing_terms import AboveMax, BelowMin, Rounding, SizingMode
-from copyrisk.terms import Hedging, MarginPrice, RateSide
+from copyrisk.store.trail import STREAM_LIMIT
+from copyrisk.terms import Hedging, MarginPrice, RateSide, StopOutMode
 from copyrisk.workers import WorkerOptions
 
 Check = Callable[[Any], Any]
@@ -185,10 +189,23 @@ class ValuationSettings:
 
 @dataclass(frozen=True, slots=True)
 class CutoffSettings:
-    """Thresholds of accounts that set none of their own."""
+    """Thresholds of accounts that set none of their own, and what is done at them."""
 
+    acts: bool = _setting(True, _flag)
+    stop_out: str = _setting(StopOutMode.LARGEST_LOSS.value, _one_of(*StopOutMode))
+    recovery_pct: float = _setting(CutoffOptions().recovery_pct, _percentage)
+    warning_cooldown_ms: int = _setting(CutoffOptions().warning_cooldown_ms, _age_ms)
+    brake_share_pct: float = _setting(CutoffOptions().brake_share_pct, _percentage)
+    brake_min_accounts: int = _setting(CutoffOptions().brake_min_accounts, _whole(1, 1_000_000_000))
+    quote_jump_pct: float = _setting(CutoffOptions().quote_jump_pct, _percentage)
+    close_budget_ms: int = _setting(CutoffOptions().close_budget_ms, _timeout_ms)
+    cascade_budget_ms: int = _setting(CutoffOptions().cascade_budget_ms, _timeout_ms)
+    lease_ms: int = _setting(2_000, _whole(200, 60_000))
+
+    profile: str = _setting("none", _one_of(*PROFILES))
     warning_level_pct: float = _setting(ValuationRules().warning_level_pct, _percentage)
     critical_level_pct: float = _setting(ValuationRules().critical_level_pct, _percentage)
+    negative_balance_protection: bool = _setting(False, _flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +216,15 @@ class MarketSettings:
     week_open: str = _setting(MarketHours().week_open, _week_time)
     week_close: str = _setting(MarketHours().week_close, _week_time)
     always_open: bool = _setting(MarketHours().always_open, _flag)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """The HTTP endpoint of a process; without a port there is none."""
+
+    port: int | None = _setting(None, _whole(0, 65_535))
+    host: str = _setting("127.0.0.1", _text)
+    stall_ms: int = _setting(5_000, _whole(100, 600_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +281,15 @@ class ReplicationSettings:
     rounding: str = _setting(CopyDefaults().rounding.value, _one_of(*Rounding))
     below_min: str = _setting(CopyDefaults().below_min.value, _one_of(*BelowMin))
     above_max: str = _setting(CopyDefaults().above_max.value, _one_of(*AboveMax))
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The house's audit trail; without a folder it is in Redis only."""
+
+    folder: str | None = _setting(None, _text)
+    segment_bytes: int = _setting(SEGMENT_BYTES, _whole(1 << 16, 1 << 30))
+    stream_limit: int = _setting(STREAM_LIMIT, _whole(1_000, 1_000_000_000))
 
 
 @dataclass(frozen=True, slots=True)

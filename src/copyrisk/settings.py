@@ -19,14 +19,18 @@ from copyrisk.gateway.script import FaultScript, load_script
 from copyrisk.gateway.session import GatewaySettings
 from copyrisk.gateway.simulator import SimulatorSettings
 from copyrisk.hours import MarketHours
+from copyrisk.levels import PROFILES
 from copyrisk.monitors import MonitorOptions
+from copyrisk.notify_sections import NotifySettings
 from copyrisk.rules import ValuationRules
 from copyrisk.sections import (
+    AuditSettings,
     Check,
     CutoffSettings,
     DatabaseSettings,
     LogSettings,
     MarketSettings,
+    MetricsSettings,
     MonitorSettings,
     OrderSettings,
     ProviderSettings,
@@ -61,8 +65,11 @@ class Settings:
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     monitors: MonitorSettings = field(default_factory=MonitorSettings)
     replication: ReplicationSettings = field(default_factory=ReplicationSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     provider: ProviderSettings = field(default_factory=ProviderSettings)
     simulator: SimulatedProviderSettings = field(default_factory=SimulatedProviderSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
     log: LogSettings = field(default_factory=LogSettings)
 
     def rules(self) -> ValuationRules:
@@ -78,6 +85,7 @@ class Settings:
             chosen.quote_max_age_ms_by_symbol,
             self.cutoff.warning_level_pct,
             self.cutoff.critical_level_pct,
+            PROFILES[self.cutoff.profile].critical_floor_pct,
         )
 
     def hours(self) -> MarketHours:
@@ -144,8 +152,11 @@ SECTIONS: dict[str, type[Any]] = {
     "workers": WorkerSettings,
     "monitors": MonitorSettings,
     "replication": ReplicationSettings,
+    "audit": AuditSettings,
     "provider": ProviderSettings,
     "simulator": SimulatedProviderSettings,
+    "metrics": MetricsSettings,
+    "notify": NotifySettings,
     "log": LogSettings,
 }
 
@@ -181,6 +192,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[
     for name, flag in flags.items():
         section, _, key = name.partition(".")
         given[section, key] = (flag, f"command line: {name}")
+    _lay_under(given)
     built = {
         section: kind(
             **{key: _checked(kind, key, *given[section, key]) for key in _keys(section) if (section, key) in given}
@@ -188,12 +200,32 @@ def load_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[
         for section, kind in SECTIONS.items()
     }
     settings = Settings(**built)
-    if settings.cutoff.critical_level_pct > settings.cutoff.warning_level_pct:
-        raise ConfigError(
-            f"cutoff.critical_level_pct ({settings.cutoff.critical_level_pct:g}) is above "
-            f"cutoff.warning_level_pct ({settings.cutoff.warning_level_pct:g})"
-        )
+    settings.notify.check()
+    _check_cutoff(settings)
     return settings
+
+
+def _lay_under(given: dict[tuple[str, str], tuple[object, str]]) -> None:
+    """Have the profile's defaults stand where nothing is given."""
+    name, _ = given.get(("cutoff", "profile"), ("none", ""))
+    profile = PROFILES.get(name) if isinstance(name, str) else None
+    for key, value in profile.defaults.items() if profile else ():
+        given.setdefault(("cutoff", key), (value, f"cutoff.profile = {name}"))
+
+
+def _check_cutoff(settings: Settings) -> None:
+    chosen = settings.cutoff
+    settings.rules()  # its levels are not below the floor
+    if chosen.critical_level_pct > chosen.warning_level_pct:
+        raise ConfigError(
+            f"cutoff.critical_level_pct ({chosen.critical_level_pct:g}) is above "
+            f"cutoff.warning_level_pct ({chosen.warning_level_pct:g})"
+        )
+    if PROFILES[chosen.profile].protects_balance and not chosen.negative_balance_protection:
+        raise ConfigError(
+            f"cutoff.negative_balance_protection must be true under cutoff.profile = {chosen.profile}",
+            code="protection_required",
+        )
 
 
 def _read(path: Path | None) -> dict[str, Any]:
@@ -235,5 +267,5 @@ def _checked(kind: type[Any], key: str, value: object, where: str) -> Any:
     try:
         return check(value)
     except ValueError as expected:
-        shown = "a value" if key == "url" else repr(value)[:80]  # a URL may carry a password
+        shown = "a value" if key.endswith("url") else repr(value)[:80]  # a URL may carry a password
         raise ConfigError(f"{where}: expected {expected}, found {shown}") from None

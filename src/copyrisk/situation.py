@@ -110,6 +110,8 @@ class Situation:
         Orders of the account.
     is_critical : bool or None
         Whether its margin level is at or below its critical level; `None`: nobody asked, or it is not known.
+    halt : Refused or None
+        Why no lots may be added to it, if a kill forbids it.
     """
 
     account: Account
@@ -121,6 +123,12 @@ class Situation:
     market: SymbolMarket | None
     order_count: int
     is_critical: bool | None = None
+    halt: Refused | None = None
+
+    def check_not_halted(self) -> None:
+        """Raise what forbids new lots, if anything does."""
+        if self.halt is not None:
+            raise self.halt
 
     def tradable_market(self) -> SymbolMarket:
         """The market; it is there whenever a symbol is known."""

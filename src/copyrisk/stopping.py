@@ -3,7 +3,6 @@
 Each step is decided on what the account is when it is taken, so one that comes twice, or too late, finds nothing to do.
 """
 
-from dataclasses import replace
 from decimal import Decimal, localcontext
 
 from copyrisk.commands import Command, CommandType, Cut
@@ -22,7 +21,8 @@ def stop_out(command: Command, situation: Situation) -> Outcome | Nothing:
     Raises
     ------
     TryLater
-        `account_unknown`: it rests on the account being critical, and that is not known; or why it cannot be closed now.
+        `account_unknown`: it rests on the account being critical, and that is not known; or why it cannot be closed
+        now.
     """
     order, cut = situation.order, command.cut
     if order is None or order.state in FINISHED:
@@ -45,7 +45,7 @@ def stop_out(command: Command, situation: Situation) -> Outcome | Nothing:
 
 
 def _lots(command: Command, open_lots: Decimal, situation: Situation) -> Decimal:
-    """As many lots as asked, in whole steps upwards; all of them if so few would be left that nobody could close them."""
+    """As many lots as asked, in whole steps upwards; all of them if what is left could not be closed."""
     asked = command.quantity
     if asked is None or asked >= open_lots:
         return open_lots

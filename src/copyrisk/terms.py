@@ -125,6 +125,22 @@ class MarginPrice(StrEnum):
     OPEN = "open"
 
 
+class StopOutMode(StrEnum):
+    """Which positions of a critical account are closed."""
+
+    LARGEST_LOSS = "largest_loss"
+    LARGEST_MARGIN = "largest_margin"
+    SMALLEST_PARTIAL = "smallest_partial"
+    FLATTEN = "flatten"
+
+
+class LedgerKind(StrEnum):
+    """Why an amount was booked to a wallet."""
+
+    CLOSE = "close"
+    NEGATIVE_BALANCE_PROTECTION = "negative_balance_protection"  # of no order
+
+
 class HedgingMode(StrEnum):
     """How opposite positions of one account in one symbol share their margin."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from copyrisk.commands import INTERNAL, PLACING, Command, CommandType, Report
+from copyrisk.commands import INTERNAL, PLACING, Command, CommandType, Report, Trigger
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import CopyriskError, Refused, TryLater
 from copyrisk.execution import decide, judge_margin
@@ -17,6 +17,7 @@ from copyrisk.stopping import stop_out
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.changes import Cause, parse_answer
 from copyrisk.store.functions import AccountRead
+from copyrisk.store.kill_switch import KillSwitch, Opening
 
 _ACTIVE = ("1", "true", "active")
 
@@ -80,6 +81,14 @@ class Job:
         """Whether it makes a new order."""
         return isinstance(self.work, Command) and self.work.type in PLACING
 
+    @property
+    def adds_lots(self) -> bool:
+        """Whether it makes a new order, or may bring one nearer to its filling: what a kill forbids."""
+        is_filling = isinstance(self.work, Command) and (
+            self.work.type is CommandType.MODIFY or self.work.trigger is Trigger.PENDING
+        )
+        return self.places_order or is_filling
+
 
 def repeated(job: Job, stored: str) -> Repeated | Refused:
     """The verdict on a command whose key was answered before: the same command is answered the same."""
@@ -92,8 +101,8 @@ def repeated(job: Job, stored: str) -> Repeated | Refused:
     return Refused("another command had this idempotency key or order id", code="idempotency_conflict")
 
 
-def judge_wave(jobs: Sequence[Job], appraiser: Appraiser) -> None:
-    """Give each job that was read and has no verdict yet its verdict.
+def judge_wave(jobs: Sequence[Job], appraiser: Appraiser, switch: KillSwitch) -> None:
+    """Give each job that was read and has no verdict yet its verdict; `switch` as of the last reading.
 
     Raises
     ------
@@ -112,16 +121,17 @@ def judge_wave(jobs: Sequence[Job], appraiser: Appraiser) -> None:
         except Refused as refusal:
             job.verdict = _of_refusal(job, refusal)
     if orders:
-        _judge(orders, appraiser)
+        _judge(orders, appraiser, switch)
 
 
-def _judge(orders: dict[Job, Order | None], appraiser: Appraiser) -> None:
+def _judge(orders: dict[Job, Order | None], appraiser: Appraiser, switch: KillSwitch) -> None:
     reads = [job.read for job in orders if job.read is not None]
     appraiser.lay_out(reads, [_symbol(job, order) for job, order in orders.items()])
     candidates = []
     critical = appraiser.are_critical([i for i, job in enumerate(orders) if _rests_on_level(job)])
+    halts = _halts(orders, switch)
     for i, (job, order) in enumerate(orders.items()):
-        situation = _situation(i, reads[i], order, appraiser, is_critical=critical.get(i))
+        situation = _situation(i, reads[i], order, appraiser, is_critical=critical.get(i), halt=halts.get(job))
         try:
             outcome = _outcome(job, situation)
         except CopyriskError as refusal:
@@ -138,6 +148,16 @@ def _judge(orders: dict[Job, Order | None], appraiser: Appraiser) -> None:
             job.verdict = judge_margin(outcome.with_margin(margin.margin_usd), is_covered=margin.code == "ok")
         except CopyriskError as refusal:
             job.verdict = _of_refusal(job, refusal)
+
+
+def _halts(orders: dict[Job, Order | None], switch: KillSwitch) -> dict[Job, Refused | None]:
+    """What kills forbid of what the jobs ask."""
+    openings = {}
+    for job, order in orders.items():
+        if isinstance(job.work, Command) and job.adds_lots:
+            copied = order.master_order_id if order else job.work.master_order_id
+            openings[job] = Opening(job.account, _symbol(job, order), copied)
+    return dict(zip(openings, switch.refusals(list(openings.values())), strict=True))
 
 
 def _outcome(job: Job, situation: Situation) -> Outcome | Nothing:
@@ -171,7 +191,13 @@ def _rests_on_level(job: Job) -> bool:
 
 
 def _situation(
-    i: int, read: AccountRead, order: Order | None, appraiser: Appraiser, *, is_critical: bool | None
+    i: int,
+    read: AccountRead,
+    order: Order | None,
+    appraiser: Appraiser,
+    *,
+    is_critical: bool | None,
+    halt: Refused | None,
 ) -> Situation:
     said = read.config
     return Situation(
@@ -184,4 +210,5 @@ def _situation(
         market=appraiser.market_of(i),
         order_count=len(read.order_ids),
         is_critical=is_critical,
+        halt=halt,
     )

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 
 import structlog
 
-from copyrisk import crash, keys
-from copyrisk.commands import Kind, kind_of_command, kind_of_report, parse_command, parse_report
+from copyrisk import crash, keys, vitals
+from copyrisk.commands import Command, Kind, kind_of_command, kind_of_report, parse_command, parse_report
 from copyrisk.dispatch import Dispatcher, break_request
 from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, TryLater
 from copyrisk.fills import Break
+from copyrisk.situation import Nothing, Outcome
 from copyrisk.store.changes import Cause, cause_of, cause_of_report, refusal_of
 from copyrisk.store.effects import Effects, add_request
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.streams import Consumer, Entry, consumer_name, keep_consuming
-from copyrisk.verdicts import Job
+from copyrisk.verdicts import Job, Repeated
+from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,8 @@ class Workers:
         For waiting on the streams.
     pipe : Pipe
         For everything else.
+    seen : Vitals or None
+        Where entries are counted.
     """
 
     def __init__(
@@ -60,8 +64,10 @@ class Workers:
         *,
         kinds: Collection[Kind] = tuple(Kind),
         options: WorkerOptions,
+        seen: Vitals | None = None,
     ) -> None:
         self._pipe, self._dispatcher, self._effects = pipe, dispatcher, effects
+        self._vitals = seen or Vitals()
         self._kinds, self._options = frozenset(kinds), options
         name = consumer_name()
         streams = (keys.COMMANDS, keys.REPORTS, keys.REPLAYED, *(keys.work(kind) for kind in sorted(kinds)))
@@ -76,7 +82,8 @@ class Workers:
         StoreError
             `functions_missing`: whoever runs us loads them and starts anew.
         """
-        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS), stop, retry_ms=self._options.retry_ms)
+        retry_ms = self._options.retry_ms
+        keep_consuming(self._consumer, lambda: self.step(_WAIT_MS), stop, retry_ms=retry_ms, seen=self._vitals)
 
     def step(self, wait_ms: int) -> int:
         """Take what is there, waiting so long for the first entry, and carry it out; returns how many entries."""
@@ -93,6 +100,8 @@ class Workers:
         jobs: dict[Job, Entry] = {}
         done: list[Entry] = []
         for entry in entries:
+            if entry.deliveries > 1:
+                self._vitals.count(vitals.RETRIES)
             if entry.deliveries > self._options.attempts:
                 self._bury(entry, TryLater(f"handed out {entry.deliveries} times", code="too_many_attempts"))
                 continue
@@ -103,6 +112,7 @@ class Workers:
                 jobs[job] = entry
         self._carry_out(list(jobs))
         for job, entry in jobs.items():
+            self._vitals.count(vitals.ENTRIES, _kind(job), _result(job))
             if isinstance(job.verdict, Break):
                 self._set_aside(job.verdict, entry)
             if isinstance(job.verdict, TryLater):
@@ -133,6 +143,7 @@ class Workers:
             _check_size(entry)
             job, kind = _report_job(entry) if is_report else _command_job(entry)
         except (InvalidId, Refused) as fault:
+            self._vitals.count(vitals.ENTRIES, "none", "break" if is_report else "refused")
             if is_report:
                 self._set_aside(Break(str(fault), code=fault.code), entry)
             else:
@@ -140,6 +151,7 @@ class Workers:
             return None
         if kind in self._kinds:
             return job
+        self._vitals.count(vitals.ENTRIES, kind.value, "handed_on")
         origin = {"_stream": keys.REPORTS if is_report else keys.COMMANDS, "_id": _id_of(entry)}
         self._exchange(add_request(keys.work(kind), _said(entry) | origin))
         return None
@@ -171,6 +183,7 @@ class Workers:
     def _bury(self, entry: Entry, failure: CopyriskError) -> None:
         log.critical("dead_letter", code=failure.code, reason=str(failure), stream=entry.stream, entry=entry.id)
         self._consumer.bury(entry, failure)
+        self._vitals.count(vitals.BURIED, failure.code)
         if _origin(entry) == keys.COMMANDS:
             self._announce(entry, "failed", failure)
 
@@ -189,6 +202,16 @@ def _report_job(entry: Entry) -> tuple[Job, Kind]:
     report = parse_report(_said(entry))
     cause: Cause = cause_of_report(_id_of(entry), report)
     return Job(cause, report.account, report.order_id, report), kind_of_report(report)
+
+
+def _kind(job: Job) -> str:
+    return (kind_of_command(job.work) if isinstance(job.work, Command) else kind_of_report(job.work)).value
+
+
+def _result(job: Job) -> str:
+    """What came of it, in a word."""
+    words = ((Outcome, "done"), (Nothing, "nothing"), (Repeated, "repeated"), (TryLater, "later"), (Break, "break"))
+    return next((word for kind, word in words if isinstance(job.verdict, kind)), "refused")
 
 
 def _said(entry: Entry) -> dict[str, str]:

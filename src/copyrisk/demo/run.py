@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from copyrisk import _launcher
-from copyrisk.book import Book
+from copyrisk.daemon import make_engine
 from copyrisk.demo.feed import open_feed
 from copyrisk.demo.seed import seed
 from copyrisk.demo.trades import Trades
@@ -26,7 +26,7 @@ from copyrisk.settings import Settings
 from copyrisk.store.connection import check_server, connect
 from copyrisk.store.pipe import Pipe
 
-_ROLES = ("simulator", "gateway", "workers", "replicator", "monitors")
+_ROLES = ("simulator", "gateway", "workers", "replicator", "monitors", "notifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,7 @@ def run_demo(settings: Settings, options: DemoOptions, console: Console, stop: t
             report = seed(pipe, options.accounts, feed.first(), progress=lambda done: bar.advance(task, done))
         console.print(f"seeded {report.accounts} accounts with {report.orders} orders", highlight=False)
         # The demo's market never sleeps, whatever the weekday.
-        hours = replace(settings.hours(), always_open=True)
-        engine = Engine(client, Book(settings.rules()), hours, settings.tick.period_ms)
+        engine = make_engine(client, settings, always_open=True)
         with children(url, options):
             return _watch(engine, Trades(pipe), options.ticks, console, stop)
 

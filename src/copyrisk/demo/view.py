@@ -28,8 +28,8 @@ _STATES = (
     (LadderState.NO_MARGIN, "no margin", "cyan"),
     (LadderState.STATE_UNKNOWN, "unknown", "magenta"),
 )
-_SMALL_ROWS = 24
-_FRAME_ROWS = 19  # everything but the list of accounts and the latest orders
+_SMALL_ROWS = 25
+_FRAME_ROWS = 20  # everything but the list of accounts and the latest orders
 
 
 class View(Protocol):
@@ -68,15 +68,42 @@ def closest_rows(engine: Engine, count: int) -> list[int]:
     return rows
 
 
+class Acts:
+    """What autocutoff has done since the start."""
+
+    def __init__(self) -> None:
+        self._warned = self._closes = self._cancels = self._cascades = 0
+
+    def follow(self, report: TickReport) -> None:
+        """Take one more tick."""
+        if report.cutoff is not None:
+            self._warned += report.cutoff.warned
+            self._closes += report.cutoff.closes
+            self._cancels += report.cutoff.cancels
+            self._cascades += report.cutoff.cascades_finished
+
+    def line(self, report: TickReport) -> str:
+        """All of it, and what is going on now."""
+        found = f"{self._warned} warned  {self._closes} closed  {self._cancels} taken back  {self._cascades} cascades"
+        now = report.cutoff
+        if now is None:
+            return found
+        if now.failure:
+            return f"{found}  hindered: {now.failure}"
+        going_on = {"critical": now.liquidating, "held by the brake": now.held, "cascading": now.cascades_running}
+        return found + "".join(f"  {count} {what}" for what, count in going_on.items() if count)
+
+
 class PlainView:
     """One line a second, and one for the first tick."""
 
     def __init__(self, console: Console, trades: Trades) -> None:
         self._console, self._trades = console, trades
-        self._due_s = 0.0
+        self._due_s, self._acts = 0.0, Acts()
 
     def show(self, report: TickReport, engine: Engine) -> None:
         """Print a line if a second has passed."""
+        self._acts.follow(report)
         now_s = time.monotonic()
         if now_s < self._due_s and report.skipped is None:
             return
@@ -90,7 +117,7 @@ class PlainView:
         self._console.print(
             f"tick {report.number}  {report.accounts} accounts  {states}  read {report.read_ms:.1f} "
             f"value {report.value_ms:.2f} write {report.write_ms:.1f} ms  pnl {pnl:.2f}  late {report.late_ticks}  "
-            f"orders: {self._trades.line()}",
+            f"orders: {self._trades.line()}  cutoff: {self._acts.line(report)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -104,12 +131,14 @@ class LiveView:
         self._drawn_s = 0.0
         self._started_s = time.monotonic()
         self._durations: deque[float] = deque(maxlen=_TICKS_REMEMBERED)
+        self._acts = Acts()
         self._skipped = 0
         self._last_skip = ""
 
     def show(self, report: TickReport, engine: Engine) -> None:
         """Remember the tick and redraw if it is time to."""
         self._durations.append(report.duration_ms)
+        self._acts.follow(report)
         if report.skipped is not None:
             self._skipped += 1
             self._last_skip = report.skipped
@@ -130,6 +159,7 @@ class LiveView:
             self._states(report, size.width),
             Text(),
             self._orders(size.width, latest),
+            Text.assemble(("cutoff ", "bold"), self._acts.line(report)[: size.width - 12]),
             Text(),
             self._closest(engine, max(3, min(20, size.height - _FRAME_ROWS - latest)), size.width),
         )

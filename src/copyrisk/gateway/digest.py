@@ -40,6 +40,12 @@ class Digest:
     gone: list[str] = field(default_factory=list)
     unseen: list[Record] = field(default_factory=list)
 
+    def first_answers_s(self, known: Mapping[str, Known]) -> list[float]:
+        """Seconds from sending to the provider's first word, of requests it had said nothing of before."""
+        news = self.working.keys() | self.finished.keys()
+        first = [record for name, record in known.items() if name in news and isinstance(record, Record)]
+        return [(self.now_ms - record.sent_ms) / 1e3 for record in first if not record.is_seen]
+
 
 def digest(known: Mapping[str, Known], heard: Sequence[Heard], now_ms: int) -> Digest:
     """What follows from these messages, given what was known of their requests before the first of them."""

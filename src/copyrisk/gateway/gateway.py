@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import redis
 import structlog
 
+from copyrisk import vitals
 from copyrisk.errors import Refused, StoreError
 from copyrisk.gateway.ledger import Ledger
 from copyrisk.gateway.lines import LinkLost
@@ -17,6 +18,7 @@ from copyrisk.gateway.session import GatewaySettings, Session
 from copyrisk.gateway.watch import Backoff
 from copyrisk.keys import check_order_id
 from copyrisk.store.pipe import Pipe
+from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
@@ -24,8 +26,12 @@ _STABLE_S = 5.0  # a session that lasted so long was a good one: after it the wa
 _STAND_BY_S = 0.5
 
 
-def run_gateway(client: redis.Redis, settings: GatewaySettings, stop: threading.Event) -> None:
+def run_gateway(
+    client: redis.Redis, settings: GatewaySettings, stop: threading.Event, seen: Vitals | None = None
+) -> None:
     """Carry requests to the provider and its reports back until `stop` is set; a lost link or server is waited for.
+
+    What becomes of sessions and requests is counted in `seen`.
 
     Raises
     ------
@@ -34,15 +40,18 @@ def run_gateway(client: redis.Redis, settings: GatewaySettings, stop: threading.
     """
     parse_provider_url(settings.link.url)
     backoff = Backoff(settings.reconnect_min_ms / 1e3, settings.reconnect_max_ms / 1e3)
-    attempt, stands_by = 0, False
+    attempt, stands_by, seen = 0, False, seen or Vitals()
     while not stop.is_set():
         started_s = time.monotonic()
         try:
-            with Session(client, settings) as session:
+            with Session(client, settings, seen) as session:
                 stands_by = False
+                _tell_link(seen, "up", is_ready=True)
                 session.run(stop)
         except (LinkLost, StoreError) as failure:
             if failure.code == "session_in_use":
+                _tell_link(seen, "standby", is_ready=True)
+                seen.step_done(_STAND_BY_S)
                 if not stands_by:
                     log.info("gateway_stands_by", reason="another gateway has the session with the provider")
                 stands_by = True
@@ -50,8 +59,22 @@ def run_gateway(client: redis.Redis, settings: GatewaySettings, stop: threading.
                 continue
             attempt = 1 if time.monotonic() - started_s > _STABLE_S else attempt + 1
             wait_s = backoff.wait_s(attempt)
+            _tell_link(seen, failure.code, is_ready=False)
+            if isinstance(failure, LinkLost):  # that is no fault of ours
+                seen.step_done(wait_s)
+            else:
+                seen.step_failed(failure.code)
             log.warning("gateway_session_ended", code=failure.code, reason=str(failure), wait_ms=round(wait_s * 1e3))
             stop.wait(wait_s)
+
+
+def _tell_link(seen: Vitals, word: str, *, is_ready: bool) -> None:
+    seen.say("link", word, is_ready=is_ready)
+    seen.set(vitals.LINK_UP, word == "up")
+    if word == "standby":
+        seen.replace(vitals.REQUESTS, {})  # they are another gateway's
+    elif word != "up":
+        seen.count(vitals.SESSIONS_ENDED, word)
 
 
 def resolve(

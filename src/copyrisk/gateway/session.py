@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import redis
 import structlog
 
-from copyrisk import keys
+from copyrisk import keys, vitals
 from copyrisk.crash import reach
 from copyrisk.errors import CopyriskError, Refused
 from copyrisk.gateway.digest import Digest, digest
@@ -82,8 +82,8 @@ class Session:
     LinkLost, StoreError, StoreUnavailable
     """
 
-    def __init__(self, client: redis.Redis, settings: GatewaySettings) -> None:
-        self._settings = settings
+    def __init__(self, client: redis.Redis, settings: GatewaySettings, seen: vitals.Vitals | None = None) -> None:
+        self._settings, self._vitals = settings, seen or vitals.Vitals()
         self._asking = Backoff(settings.answer_timeout_ms / 1e3, settings.query_max_ms / 1e3)
         self._watch = Watch(self._asking, settings.recheck_ms / 1e3)
         self._unreadable: set[str] = set()
@@ -94,6 +94,7 @@ class Session:
             self._ledger = Ledger(pipe, settings.finished_keep_ms)
             self._consumer = Consumer(pipe, GROUP, settings.link.session, [keys.REQUESTS])
             self._consumer.join()
+            self._vitals.reads(GROUP, self._consumer.streams)
             self._inbox = Inbox(client, GROUP, settings.link.session, _ENTRIES_AT_ONCE)
             stack.callback(self._inbox.close)
             self._link: ProviderLink = connect_provider(settings.link)
@@ -127,6 +128,7 @@ class Session:
             self._link.tend()
             if time.monotonic() - self._swept_s > _SWEEP_S:
                 self._sweep()
+            self._tell()
 
     def _wait_ms(self) -> int:
         left_s = self._watch.next_s() - time.monotonic() if self._has_room() else math.inf
@@ -179,6 +181,7 @@ class Session:
     def _bury(self, entry: Entry, failure: CopyriskError) -> None:
         log.error("request_refused", entry=entry.id, code=failure.code, reason=str(failure))
         self._consumer.bury(entry, failure)
+        self._vitals.count(vitals.BURIED, failure.code)
 
     def _send_new(self, fresh: Sequence[Record], again: list[str]) -> list[Record]:
         """Write down and send; what turns out to be written down already joins `again`."""
@@ -210,6 +213,8 @@ class Session:
             log.error("report_contradicts", request_id=one["request_id"], code=one["code"], reason=one["reason"])
         self._ledger.publish(result.reports, result.breaks)
         reach("gateway.published")
+        self._vitals.count(vitals.BREAKS, by=len(result.breaks))
+        self._vitals.observe(vitals.ANSWER_SECONDS, result.first_answers_s(known))
         self._ledger.settle(list(result.finished.values()), result.working.values())
         reach("gateway.settled")
         for request_id, sequence in result.acknowledged.items():
@@ -218,10 +223,19 @@ class Session:
         for record in result.unseen:
             self._send_again(record)
 
+    def _tell(self) -> None:
+        counts = (len(self._watch), self._watch.unanswered, len(self._watch.unknown))
+        states = (("outstanding",), ("unanswered",), ("unknown",))
+        self._vitals.replace(vitals.REQUESTS, dict(zip(states, counts, strict=True)))
+        self._vitals.step_done()
+
     def _note(self, result: Digest) -> None:
         now_s = time.monotonic()
         for request_id, rests in result.answered.items():
             self._watch.answered(request_id, now_s, rests=rests)
+            after = result.working.get(request_id)
+            if after is not None and after.state is RequestState.UNKNOWN:  # it was answered with a contradiction
+                self._watch.doubt(request_id)
         for request_id in result.gone:
             self._watch.forget(request_id)
 
@@ -254,6 +268,7 @@ class Session:
                 self._watch.forget(request_id)  # an operator has resolved it, or somebody has removed it
             elif record.state is not RequestState.UNKNOWN:
                 unknown.append(replace(record, state=RequestState.UNKNOWN))
+                self._watch.doubt(request_id)
         for record in unknown[:_LOGGED_AT_ONCE]:
             log.warning("request_unknown", request_id=record.request.id, account=str(record.request.account))
         if len(unknown) > _LOGGED_AT_ONCE:
@@ -287,6 +302,8 @@ class Session:
             for request_id, record in known.items():
                 if isinstance(record, Record):
                     self._watch.ask_in(request_id, now_s)
+                    if record.state is RequestState.UNKNOWN:
+                        self._watch.doubt(request_id)
                 elif record is None:
                     self._unreadable.add(request_id)
 

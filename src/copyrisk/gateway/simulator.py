@@ -25,6 +25,7 @@ from copyrisk.gateway.quotes import QuoteSource
 from copyrisk.gateway.script import FaultScript, parse_quote, parse_script
 from copyrisk.gateway.venue import Venue, VenueOrder, is_crossed
 from copyrisk.keys import check_order_id, check_symbol
+from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,11 @@ def _say(text: str) -> None:
 
 
 def run_simulator(
-    settings: SimulatorSettings, stop: threading.Event, *, announce: Callable[[str], None] = _say
+    settings: SimulatorSettings,
+    stop: threading.Event,
+    *,
+    announce: Callable[[str], None] = _say,
+    seen: Vitals | None = None,
 ) -> None:
     """Be a provider until `stop` is set.
 
@@ -79,6 +84,8 @@ def run_simulator(
         announce(f"listening on {settings.host}:{simulator.port}")
         while not stop.is_set():
             simulator.turn(_LONGEST_WAIT_S)
+            if seen is not None:
+                seen.step_done()
     finally:
         simulator.close()
 

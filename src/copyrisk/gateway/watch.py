@@ -37,6 +37,13 @@ class Watch:
         The first wait is the time within which an answer is expected.
     recheck_s : float
         After so long without news even a request that the provider has is asked about: a report may have been lost.
+
+    Attributes
+    ----------
+    unanswered : int
+        Requests of which an answer is expected.
+    unknown : set of str
+        Requests that were not answered in time, or with a contradiction.
     """
 
     def __init__(self, backoff: Backoff, recheck_s: float) -> None:
@@ -44,6 +51,7 @@ class Watch:
         self._waits: dict[str, _Wait] = {}
         self._heap: list[tuple[float, str]] = []
         self.unanswered = 0
+        self.unknown: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -71,14 +79,20 @@ class Watch:
         wait = self._wait(request_id, now_s)
         self.unanswered -= wait.expected_s is not None
         wait.asked, wait.expected_s = 0, None
+        self.unknown.discard(request_id)
         self._put(request_id, wait, now_s + (self._recheck_s if rests else self._backoff.wait_s(1)))
 
     def ask_in(self, request_id: str, now_s: float, wait_s: float = 0.0) -> None:
         """Have it asked about after a while, or as soon as there is room."""
         self._put(request_id, self._wait(request_id, now_s), now_s + wait_s)
 
+    def doubt(self, request_id: str) -> None:
+        """What has become of it is unknown, until it is answered."""
+        self.unknown.add(request_id)
+
     def forget(self, request_id: str) -> None:
         """It is finished."""
+        self.unknown.discard(request_id)
         wait = self._waits.pop(request_id, None)
         if wait is not None:
             self.unanswered -= wait.expected_s is not None

@@ -275,7 +275,7 @@ class Database:
 
     def _tables_of(self, entry: HistoryEntry) -> dict[str, TableNeeds]:
         """The tables that an entry is written to, by name."""
-        needs = [ORDERS[entry.account.type]]
+        needs = [] if entry.order is None else [ORDERS[entry.account.type]]
         if entry.booking is not None:
             needs.append(LEDGER)
             if self._books_balance:

@@ -14,7 +14,7 @@ from copyrisk.decimals import parse_decimal
 from copyrisk.errors import Refused
 from copyrisk.keys import Account
 from copyrisk.sql.tables import ORDER_NUMBERS
-from copyrisk.terms import OrderStatus, OrderType
+from copyrisk.terms import LedgerKind, OrderStatus, OrderType
 
 _JSON_CHARS = 16_384
 _TIME_CHARS = 64
@@ -29,15 +29,18 @@ _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 #: Numbers that an order always has.
 _NEEDED_NUMBERS = ("order_price", "order_quantity")
 
+#: Kinds of bookings that are of no order; their `order_id` in the ledger is empty.
+_WITHOUT_ORDER = (LedgerKind.NEGATIVE_BALANCE_PROTECTION,)
+
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """Rows of one change: of the order as it is then, and of the amount that was booked, if any."""
+    """Rows of one change: of the order as it is then, if it is of one, and of the amount that was booked, if any."""
 
     account: Account
-    order: Row
+    order: Row | None
     booking: Row | None
 
 
@@ -52,10 +55,17 @@ def parse_history(fields: Mapping[str, str]) -> HistoryEntry:
         `invalid_` and the name of the order's or the booking's field.
     """
     account = keys.account(_text(fields, "user_type"), _text(fields, "user_id"))
-    order_id = keys.check_order_id(_text(fields, "order_id"))
+    booking = _booking(_json(fields, "entry")) if fields.get("entry") else None
+    is_of_order = booking is None or booking["kind"] not in _WITHOUT_ORDER
+    order_id = keys.check_order_id(_text(fields, "order_id")) if is_of_order else ""
     written = _EPOCH + timedelta(milliseconds=_whole(fields, "ts", _HIGHEST_MS))
-    order = _json(fields, "order")
     said = {"order_id": order_id, "user_type": account.type.value, "user_id": account.id}
+    booking = None if booking is None else {**said, **booking, "created_at": written}
+    if not is_of_order:
+        if fields.get("order_id") or fields.get("order"):
+            raise Refused("the entry names an order that it cannot be about", code="history_contradicts")
+        return HistoryEntry(account, None, booking)
+    order = _json(fields, "order")
     for name, value in said.items():
         if order.get(name, value) != value:
             raise Refused(f"{name} of the order is another than that of the entry", code="history_contradicts")
@@ -70,10 +80,6 @@ def parse_history(fields: Mapping[str, str]) -> HistoryEntry:
         "updated_at": written,
         "version": _whole(fields, "version", _HIGHEST_VERSION),
     }
-    booking = _booking(_json(fields, "entry")) if fields.get("entry") else None
-    if booking is not None:
-        said = {"order_id": order_id, "user_type": account.type.value, "user_id": account.id}
-        booking = {**said, **booking, "created_at": written}
     return HistoryEntry(account, row, booking)
 
 

@@ -61,7 +61,7 @@ def write_rows(connection: sa.Connection, entries: Sequence[HistoryEntry], shape
         wallets = lock_wallets(connection, booked_accounts(entries), shapes)
         unbooked = book(connection, _write_bookings(connection, shapes[LEDGER.name].table, bookings), wallets, shapes)
     for kind, needs in ORDERS.items():
-        orders = [entry.order for entry in entries if entry.account.type is kind]
+        orders = [entry.order for entry in entries if entry.account.type is kind and entry.order is not None]
         if orders:
             _write_orders(connection, shapes[needs.name].table, orders)
     return unbooked

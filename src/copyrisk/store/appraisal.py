@@ -16,6 +16,7 @@ from copyrisk.cover import are_covered, margin_usd, new_orders, value_now, value
 from copyrisk.decimals import ZERO, parse_decimal
 from copyrisk.errors import InvalidId, reason_name
 from copyrisk.layout import Rows
+from copyrisk.levels import judge_levels
 from copyrisk.records import Order
 from copyrisk.risk import CONVERSION_SIDES, fully_known
 from copyrisk.rules import ValuationRules
@@ -141,8 +142,8 @@ class Appraiser:
         judged = self._accounts[places]
         rows: Rows = np.zeros(len(places), layout.ACCOUNT)
         rows["balance"], rows["leverage"], rows["read_code"] = judged["balance"], judged["leverage"], judged["code"]
-        rows["warning_level_pct"] = self._rules.warning_level_pct
-        rows["critical_level_pct"], rows["culprit"] = self._rules.critical_level_pct, -1
+        rows["warning_level_pct"], rows["critical_level_pct"], _ = judge_levels(judged, self._rules)
+        rows["culprit"] = -1
         return rows
 
     def _verdict(self, i: int, figures: Rows, alone: Rows) -> MarginVerdict:

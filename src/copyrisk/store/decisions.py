@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,11 @@ class Decisions:
             if isinstance(reply, Exception):
                 raise store_error(redis.ResponseError(str(reply)))
         return replies
+
+
+def digest_of(decision: Decision) -> str:
+    """SHA-256 of a decision as it is stored."""
+    return sha256(_packed(decision.header, decision.rows)).hexdigest()
 
 
 def _parse_target(stored: bytes | None) -> tuple[Target | None, int]:

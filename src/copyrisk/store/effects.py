@@ -92,30 +92,34 @@ class Effects:
 
     def requests(self, one: Waiting) -> list[bytes]:
         """The commands that bring about what an entry says."""
-        follows, version = one.follows, str(one.follows["version"])
-        order: dict[str, str] = follows["order"]
-        order_id, is_finished = order["order_id"], follows["finished"]
-        absent = [name for name in _ORDER_FIELDS if name not in order]
-        found = [
-            put_request(keys.order_data(order_id), version, order, absent, _FINISHED_KEEP_MS if is_finished else None)
-        ]
-        if "replicates" in follows:
-            found.append(add_request(keys.REPLICATIONS, _replication(one)))
-        if "triggers" in follows:
-            found.append(_put_triggers(order_id, version, follows["triggers"]))
-        if "holds" in follows:
-            found.append(hold_request(order["symbol"], {one.account: version}, holds=follows["holds"]))
-        if "request" in follows:
-            found.append(add_request(keys.REQUESTS, follows["request"]))
-        order_json = json.dumps(order, separators=(",", ":"))
+        order: dict[str, str] | None = one.follows["order"]  # null: of a change that is of no order
+        found = [] if order is None else _order_requests(one, order)
+        order_json = {} if order is None else {"order": json.dumps(order, separators=(",", ":"))}
         if self._keeps_history:
             found.append(add_request(keys.HISTORY, _history(one, order_json)))
-        found.append(self.event_request({**follows["event"], "order": order_json}))
+        found.append(self.event_request({**one.follows["event"], **order_json}))
         return found
 
     def event_request(self, event: Mapping[str, str]) -> bytes:
         """Announce an event."""
         return add_request(keys.EVENTS, event, limit=self._events_limit)
+
+
+def _order_requests(one: Waiting, order: Mapping[str, str]) -> list[bytes]:
+    """What a change of an order has follow, but for history and event."""
+    follows, version = one.follows, str(one.follows["version"])
+    order_id, is_finished = order["order_id"], follows["finished"]
+    absent = [name for name in _ORDER_FIELDS if name not in order]
+    found = [put_request(keys.order_data(order_id), version, order, absent, _FINISHED_KEEP_MS if is_finished else None)]
+    if "replicates" in follows:
+        found.append(add_request(keys.REPLICATIONS, _replication(one)))
+    if "triggers" in follows:
+        found.append(_put_triggers(order_id, version, follows["triggers"]))
+    if "holds" in follows:
+        found.append(hold_request(order["symbol"], {one.account: version}, holds=follows["holds"]))
+    if "request" in follows:
+        found.append(add_request(keys.REQUESTS, follows["request"]))
+    return found
 
 
 def _put_triggers(order_id: str, version: str, triggers: Mapping[str, str]) -> bytes:
@@ -140,16 +144,16 @@ def _replication(one: Waiting) -> dict[str, str]:
     }
 
 
-def _history(one: Waiting, order_json: str) -> dict[str, str]:
+def _history(one: Waiting, order_json: Mapping[str, str]) -> dict[str, str]:
     follows = one.follows
     found = {
         "user_type": one.account.type.value,
         "user_id": one.account.id,
-        "order_id": follows["order"]["order_id"],
         "version": str(follows["version"]),
-        "order": order_json,
         "ts": follows["event"]["ts"],
     }
+    if order_json:
+        found |= {"order_id": follows["order"]["order_id"], **order_json}
     if "entry" in follows:
         found["entry"] = json.dumps(follows["entry"], separators=(",", ":"))
     return found

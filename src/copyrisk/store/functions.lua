@@ -17,6 +17,8 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
                      from it in other slots stand in the record of the decision, which is stored before
      KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, user_holdings:{T:U}:O,
            copyrisk:{T:U}:order:O, copyrisk:{T:U}:remainders
+  copyrisk_protect   the negative balance of an account without orders booked away, or nothing
+     KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, copyrisk:{T:U}:audit, copyrisk:{T:U}:outbox
   copyrisk_note      a refusal, or a report that changed nothing: its answer and audit entry
      KEYS  copyrisk:{T:U}:answer:K, copyrisk:{T:U}:audit
   copyrisk_claim     an order id for an account
@@ -29,8 +31,23 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
      KEYS  copyrisk:{ROLE}:lease
   copyrisk_trail     entries of the house's audit trail, if it ends where the caller's chain begins
      KEYS  copyrisk:{audit}:trail, copyrisk:{audit}:head, copyrisk:{audit}:aside:NAME
+  copyrisk_episodes  warning episodes that began, went on or ended, and the notices that clients get of them
+     KEYS  copyrisk:{cutoff}:lease, copyrisk:{cutoff}:episodes, copyrisk:{cutoff}:notices
+  copyrisk_kill      a kill set, replaced or taken away, if what stands there is what the caller read
+     KEYS  copyrisk:kills
+  copyrisk_cascade_begin, copyrisk_cascade_note, copyrisk_cascade_end
+                     a cascade with its frozen followers; where some of them stand; its end
+     KEYS  copyrisk:{cutoff}:lease, copyrisk:{cutoff}:cascades, copyrisk:{cutoff}:cascade:ID,
+           copyrisk:{cutoff}:cascades_done
+     the first also looks whether copyrisk:{cutoff}:cascade:<the one that runs> is there
+  copyrisk_cascade_forget
+                     a cascade whose record is gone is not running any more
+     KEYS  copyrisk:{cutoff}:lease, copyrisk:{cutoff}:cascades
   copyrisk_fill      a hash where there is none
      KEYS  user:{T:U}:config  or  groups:{G}:S
+  copyrisk_notice_begin, copyrisk_notice_end
+                     the right to take a warning to its client by one sink, and what came of it
+     KEYS  copyrisk:{cutoff}:notice:ID
 ]]
 
 local CONFIG_FIELDS = { <<config_fields>> }
@@ -79,6 +96,12 @@ local function is_as_read(keys, args)
     and stands(keys[4], 'execution_status') == args[9]
 end
 
+-- The token in this field of the ledger if it is above that of who asks; nothing without a field.
+local function fenced_by(ledger, field, token)
+  local fence = field ~= '' and redis.call('HGET', ledger, field)
+  return fence and tonumber(fence) > tonumber(token) and fence
+end
+
 -- args: 1 order id, 2 deadline (ms of this server's clock), 3 to 9 what was read, 10 new version, 11 new balance ('':
 -- as it is), 12 new reserved_usd, 13 record, 14 ms to keep it ('': as long as the order), 15 answer ('': none), 16 ms to
 -- keep it, 17 audit entry, 18 outbox entry, 19 'put' or 'finish', 20 new booked_usd, 21 the field of the ledger
@@ -95,11 +118,9 @@ local function change(keys, args)
   if now_ms() > tonumber(args[2]) then
     return { 'late' }
   end
-  if args[21] ~= '' then
-    local fence = redis.call('HGET', keys[3], args[21])
-    if fence and tonumber(fence) > tonumber(args[22]) then
-      return { 'fenced', fence }
-    end
+  local fence = fenced_by(keys[3], args[21], args[22])
+  if fence then
+    return { 'fenced', fence }
   end
   -- Keys of a wrong type fail here, before anything is written; the others have been read above.
   redis.call('XLEN', keys[7])
@@ -161,6 +182,31 @@ local function copy(keys, args)
   redis.call('SADD', keys[2], args[1])
   redis.call('SET', keys[5], args[10])
   return { 'done' }
+end
+
+-- args: 1 deadline (ms of this server's clock), 2 version, 3 balance, 4 reserved_usd as they were read, 5 new version,
+-- 6 new balance, 7 new protected_usd, 8 audit entry, 9 outbox entry, 10 the field of the ledger with the fencing token of
+-- who asks, 11 that token. It has no orders at all, nor had it any when it was read.
+local function protect(keys, args)
+  if stands(keys[3], 'version') ~= args[2]
+    or stands(keys[1], 'wallet_balance') ~= args[3]
+    or stands(keys[3], 'reserved_usd') ~= args[4]
+    or redis.call('SCARD', keys[2]) > 0 then
+    return { 'changed' }
+  end
+  if now_ms() > tonumber(args[1]) then
+    return { 'late' }
+  end
+  local fence = fenced_by(keys[3], args[10], args[11])
+  if fence then
+    return { 'fenced', fence }
+  end
+  redis.call('XLEN', keys[4])
+  redis.call('XLEN', keys[5]) -- keys of a wrong type fail here, before anything is written
+  redis.call('HSET', keys[3], 'version', args[5], 'protected_usd', args[7], args[10], args[11])
+  redis.call('HSET', keys[1], 'wallet_balance', args[6])
+  redis.call('XADD', keys[4], '*', 'entry', args[8])
+  return { 'done', redis.call('XADD', keys[5], '*', 'entry', args[9]) }
 end
 
 -- args: 1 answer ('': none), 2 ms to keep it, 3 audit entry
@@ -271,7 +317,14 @@ local function trail(keys, args)
   local last = redis.call('XREVRANGE', keys[1], '+', '-', 'COUNT', 1)[1]
   local seq, hash, id = head[1] or '', head[2] or '', last and last[1] or ''
   if #args == 0 or seq ~= args[1] or hash ~= args[2] or id ~= args[3] then
-    return { 'head', seq, hash, id, last and last[2][2] or '', redis.call('XLEN', keys[1]), head[3] or '' }
+    -- Ids only rise: also above those of entries that were taken away.
+    local top = id
+    for i, word in ipairs(last and redis.call('XINFO', 'STREAM', keys[1]) or {}) do
+      if word == 'last-generated-id' then
+        top = redis.call('XINFO', 'STREAM', keys[1])[i + 1]
+      end
+    end
+    return { 'head', seq, hash, id, last and last[2][2] or '', redis.call('XLEN', keys[1]), head[3] or '', top }
   end
   local before = tonumber(args[5]) - (#args - 6)
   if id == '' then
@@ -289,6 +342,96 @@ local function trail(keys, args)
   return { 'done' }
 end
 
+-- args: 1 the token of the lease, then for each account (at most 1000) the account, its episode ('': it is over), and
+-- how many words its notice has (0: none), followed by those
+local function episodes(keys, args)
+  if not is_leased(keys[1], args[1]) then
+    return 'lost'
+  end
+  redis.call('HLEN', keys[2])
+  redis.call('XLEN', keys[3]) -- keys of a wrong type fail here, before anything is written
+  local i = 2
+  while i <= #args do
+    local words = tonumber(args[i + 2])
+    if args[i + 1] == '' then
+      redis.call('HDEL', keys[2], args[i])
+    else
+      redis.call('HSET', keys[2], args[i], args[i + 1])
+    end
+    if words > 0 then
+      redis.call('XADD', keys[3], '*', unpack(args, i + 3, i + 2 + words))
+    end
+    i = i + 3 + words
+  end
+  return 'done'
+end
+
+-- args: 1 the token of the lease, 2 master, 3 id of the cascade, 4 header, 5 how the keys of cascades begin, then the
+-- fields of the followers, each with its state. All of it or nothing; a cascade that is gone is not running.
+local function cascade_begin(keys, args)
+  if not is_leased(keys[1], args[1]) then
+    return { 'lost' }
+  end
+  if redis.call('EXISTS', keys[3]) == 1 then
+    return { 'known' }
+  end
+  local running = redis.call('HGET', keys[2], args[2])
+  if running and redis.call('EXISTS', args[5] .. running) == 1 then
+    return { 'running', running }
+  end
+  local now = string.format('%.0f', now_ms())
+  redis.call('HSET', keys[3], 'header', args[4], 'started_ms', now)
+  for i = 6, #args, 1000 do
+    redis.call('HSET', keys[3], unpack(args, i, math.min(i + 999, #args)))
+  end
+  redis.call('HSET', keys[2], args[2], args[3])
+  return { 'begun', now }
+end
+
+-- args: 1 the token of the lease, then fields of followers (at most 1000), each with its state
+local function cascade_note(keys, args)
+  if not is_leased(keys[1], args[1]) then
+    return { 'lost' }
+  end
+  if redis.call('EXISTS', keys[3]) == 0 then
+    return { 'gone' }
+  end
+  redis.call('HSET', keys[3], unpack(args, 2))
+  return { 'done' }
+end
+
+-- args: 1 the token of the lease, 2 master, 3 id of the cascade
+local function cascade_forget(keys, args)
+  if not is_leased(keys[1], args[1]) then
+    return { 'lost' }
+  end
+  if redis.call('HGET', keys[2], args[2]) == args[3] then
+    redis.call('HDEL', keys[2], args[2])
+  end
+  return { 'done' }
+end
+
+-- args: 1 the token of the lease, 2 master, 3 id of the cascade, 4 summary, 5 ms to keep the cascade, 6 how many are
+-- listed
+local function cascade_end(keys, args)
+  if not is_leased(keys[1], args[1]) then
+    return { 'lost' }
+  end
+  redis.call('ZCARD', keys[4]) -- a key of a wrong type fails here, before anything is written
+  if redis.call('HGET', keys[2], args[2]) == args[3] then
+    redis.call('HDEL', keys[2], args[2])
+  end
+  if redis.call('EXISTS', keys[3]) == 0 then
+    return { 'gone' }
+  end
+  local now = string.format('%.0f', now_ms())
+  redis.call('HSET', keys[3], 'summary', args[4], 'finished_ms', now)
+  redis.call('PEXPIRE', keys[3], args[5])
+  redis.call('ZADD', keys[4], now, args[3])
+  redis.call('ZREMRANGEBYRANK', keys[4], 0, -1 - tonumber(args[6]))
+  return { 'done', now }
+end
+
 local function fill(keys, args)
   if redis.call('EXISTS', keys[1]) == 1 then
     return 0
@@ -297,13 +440,85 @@ local function fill(keys, args)
   return 1
 end
 
+-- Fields of a sink: state (sending, waiting, sent, failed), entry (of the stream, under which that is so), attempts,
+-- owner, until_ms (of sending: another may begin then; of waiting: it is due), span_ms (how long that was at first), code.
+-- args: 1 sink, 2 owner, 3 ms that others wait for it, 4 entry id, 5 the warning's ts, 6 ms from then that it is worth
+-- sending, 7 ms to keep the hash; answered `yours`, the number of the attempt and the state before, or why not: `over`,
+-- `wait` and ms, `old`. More time left than there was is a clock that was set back.
+local function notice_begin(keys, args)
+  local sink, now = args[1] .. ':', now_ms()
+  local said = redis.call('HMGET', keys[1], sink .. 'state', sink .. 'entry', sink .. 'attempts', sink .. 'until_ms',
+    sink .. 'span_ms')
+  local state, is_same = said[1] or '', said[2] == args[4]
+  if state == 'sent' or (state == 'failed' and is_same) then
+    return { 'over', state }
+  end
+  local left = (tonumber(said[4] or '') or 0) - now
+  local is_due = left <= 0 or left > (tonumber(said[5] or '') or 0)
+  if (state == 'sending' or (state == 'waiting' and is_same)) and not is_due then
+    return { 'wait', left }
+  end
+  if now - tonumber(args[5]) > tonumber(args[6]) then
+    return { 'old' }
+  end
+  local attempts = (is_same and tonumber(said[3] or '') or 0) + 1
+  redis.call('HSET', keys[1], sink .. 'state', 'sending', sink .. 'entry', args[4], sink .. 'attempts', attempts,
+    sink .. 'owner', args[2], sink .. 'until_ms', string.format('%.0f', now + tonumber(args[3])),
+    sink .. 'span_ms', args[3])
+  redis.call('PEXPIRE', keys[1], args[7])
+  return { 'yours', attempts, state }
+end
+
+-- args: 1 sink, 2 owner, 3 number of the attempt, 4 state (sent, waiting, failed), 5 ms to wait, 6 code, 7 ms to keep
+-- the hash. That it was sent is so whoever has it by now; anything else says only the one whose attempt it is.
+local function notice_end(keys, args)
+  local sink = args[1] .. ':'
+  local said = redis.call('HMGET', keys[1], sink .. 'state', sink .. 'owner', sink .. 'attempts')
+  if said[1] == 'sent' then
+    return 'over'
+  end
+  if args[4] ~= 'sent' and not (said[1] == 'sending' and said[2] == args[2] and said[3] == args[3]) then
+    return 'other'
+  end
+  redis.call('HSET', keys[1], sink .. 'state', args[4], sink .. 'until_ms',
+    string.format('%.0f', now_ms() + tonumber(args[5])), sink .. 'span_ms', args[5], sink .. 'code', args[6])
+  redis.call('PEXPIRE', keys[1], args[7])
+  return 'done'
+end
+
+-- args: 1 scope, 2 what stands there as it was read ('': nothing), 3 what is to stand there ('': nothing), 4 how many
+-- there may be; answered with `done`, `changed`, or `full`
+local function kill(keys, args)
+  if stands(keys[1], args[1]) ~= args[2] then
+    return 'changed'
+  end
+  if args[3] == '' then
+    redis.call('HDEL', keys[1], args[1])
+    return 'done'
+  end
+  if args[2] == '' and redis.call('HLEN', keys[1]) >= tonumber(args[4]) then
+    return 'full'
+  end
+  redis.call('HSET', keys[1], args[1], args[3])
+  return 'done'
+end
+
 redis.register_function { function_name = 'copyrisk_read_v1', callback = read, flags = { 'no-writes' } }
 redis.register_function('copyrisk_change_v1', change)
 redis.register_function('copyrisk_copy_v1', copy)
+redis.register_function('copyrisk_protect_v1', protect)
 redis.register_function('copyrisk_note_v1', note)
 redis.register_function('copyrisk_claim_v1', claim)
 redis.register_function('copyrisk_put_v1', put)
 redis.register_function('copyrisk_hold_v1', hold)
 redis.register_function('copyrisk_lease_v1', lease)
 redis.register_function('copyrisk_trail_v1', trail)
+redis.register_function('copyrisk_episodes_v1', episodes)
+redis.register_function('copyrisk_kill_v1', kill)
+redis.register_function('copyrisk_cascade_begin_v1', cascade_begin)
+redis.register_function('copyrisk_cascade_note_v1', cascade_note)
+redis.register_function('copyrisk_cascade_forget_v1', cascade_forget)
+redis.register_function('copyrisk_cascade_end_v1', cascade_end)
 redis.register_function('copyrisk_fill_v1', fill)
+redis.register_function('copyrisk_notice_begin_v1', notice_begin)
+redis.register_function('copyrisk_notice_end_v1', notice_end)

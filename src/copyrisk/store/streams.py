@@ -19,6 +19,7 @@ from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.effects import add_request
 from copyrisk.store.functions import FUNCTIONS_MISSING, texts
 from copyrisk.store.pipe import Pipe, pack
+from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,11 @@ class Consumer:
         self._pipe, self._group, self._name = pipe, group, name
         self.streams = self._wanted = tuple(streams)
         self._cursors = dict.fromkeys(streams, "0-0")
+
+    @property
+    def group(self) -> str:
+        """The group it is a member of."""
+        return self._group
 
     def join(self) -> None:
         """Make the groups where they are missing; they start at the beginning of their streams.
@@ -186,25 +192,30 @@ def consumer_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-def keep_consuming(consumer: Consumer, step: Callable[[], object], stop: threading.Event, *, retry_ms: int) -> None:
+def keep_consuming(
+    consumer: Consumer, step: Callable[[], object], stop: threading.Event, *, retry_ms: int, seen: Vitals | None = None
+) -> None:
     """Take step after step until `stop` is set, then leave the group; a store that fails is waited for.
 
     Raises
     ------
     StoreError
-        `functions_missing`, which waiting does not mend.
+        `functions_missing`, which waiting does not mend; nothing is noted of it.
     """
-    joined = False
+    joined, seen = False, seen or Vitals()
     while not stop.is_set():
         try:
             if not joined:
                 consumer.join()
+                seen.reads(consumer.group, consumer.streams)
                 joined = True
             step()
+            seen.step_done()
         except StoreError as failure:
             log.error("consumer_waits", code=failure.code, reason=str(failure))
             if failure.code == FUNCTIONS_MISSING:
                 raise
+            seen.step_failed(failure.code)
             joined = False
             stop.wait(retry_ms / 1000.0)
     with contextlib.suppress(StoreError):

@@ -1,0 +1,108 @@
+"""The brake: what one print, or one tick, says of too many accounts must be confirmed before anybody is closed.
+
+A quote is *suspect* in the tick in which it jumped by more than a set share; in a tick in which more than a set share
+of all accounts turned critical or unknown, every quote is. Accounts that turned bad while they hold a suspect symbol,
+or one that is converted by a suspect quote, are held back until all those quotes have printed again, and for two ticks
+at most: a bad print is corrected by then, a real gap is not. Pure: no store, no clock.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from copyrisk import layout
+from copyrisk._core import LadderState
+from copyrisk.book import Book, RowNumbers
+from copyrisk.layout import Rows
+from copyrisk.risk import are_known
+
+_LONGEST_TICKS = 2
+
+
+class Brake:
+    """Which accounts are held back, from one tick to the next.
+
+    Parameters
+    ----------
+    share_pct : float
+        Of all accounts; more of them that turn critical or unknown in one tick make every quote suspect.
+    min_accounts : int
+        So few never do.
+    jump_pct : float
+        A quote whose mid price moves by more from one tick to the next is suspect; 0: none is.
+
+    Attributes
+    ----------
+    is_on : bool
+        Whether too many accounts turned in one of the last ticks, and that is not confirmed yet.
+    held : (k,) int32
+        Rows that are held back.
+    """
+
+    def __init__(self, *, share_pct: float, min_accounts: int, jump_pct: float) -> None:
+        self._share, self._min_accounts, self._jump = share_pct / 100.0, min_accounts, jump_pct / 100.0
+        self._quotes: Rows = np.zeros(0, layout.QUOTE)  # of the last tick
+        self._mids: npt.NDArray[np.float64] = np.zeros(0)  # last known
+        self._age: npt.NDArray[np.int8] = np.zeros(0, np.int8)  # by quote, in ticks; 0: not suspect
+        self._held: npt.NDArray[np.int8] = np.zeros(0, np.int8)  # by account: for how many ticks
+        self.is_on = False
+
+    @property
+    def held(self) -> RowNumbers:
+        """(k,) int32."""
+        return np.flatnonzero(self._held).astype(np.int32)
+
+    def judge(self, book: Book, figures: Rows, turned: RowNumbers, lost: int) -> RowNumbers:
+        """Take one tick, and say who is held back in it.
+
+        Parameters
+        ----------
+        turned : (n,) int32
+            Rows that are worse than they were judged so far; those that were held back and still are among them.
+        lost : int
+            How many accounts turned unknown.
+
+        Returns
+        -------
+        (k,) int32
+            Those of `turned` about which nothing may be decided in this tick.
+        """
+        self._follow_quotes(book.market.quotes)
+        held = np.zeros(len(book.accounts), np.int8)
+        held[: len(self._held)] = self._held
+        is_critical = figures["state"][turned] == LadderState.CRITICAL
+        new = int((is_critical & (held[turned] == 0)).sum()) + lost
+        if new >= self._min_accounts and new > self._share * len(book.account_ids):
+            self._age[self._age == 0] = 1
+            self.is_on = True
+        suspect = self._suspect_bits(book.market.instruments)
+        self.is_on = self.is_on and bool(suspect)
+        waits: RowNumbers = turned[((book.marks[turned] & np.uint64(suspect)) != 0) & (held[turned] < _LONGEST_TICKS)]
+        self._held = np.zeros(len(book.accounts), np.int8)
+        self._held[waits] = held[waits] + 1
+        return waits
+
+    def _follow_quotes(self, quotes: Rows) -> None:
+        """Trust suspect quotes that printed again, or were suspect for long enough; suspect those that jumped."""
+        before, count = self._quotes, len(self._quotes)
+        age, has_printed = np.zeros(len(quotes), np.int8), np.zeros(len(quotes), np.bool_)
+        known = np.full(len(quotes), np.nan)
+        age[:count], known[:count] = self._age, self._mids
+        for name in ("bid", "ask", "ts_ms"):
+            has_printed[:count] |= quotes[name][:count] != before[name]
+        usable = are_known(quotes["code"])
+        mids = np.where(usable, 0.5 * (quotes["bid"] + quotes["ask"]), np.nan)
+        age[age > 0] += 1
+        age[(has_printed & usable) | (age > _LONGEST_TICKS)] = 0
+        if self._jump > 0:
+            # NaN fails the comparison: what was not known before has not jumped.
+            age[has_printed & (np.abs(mids - known) > self._jump * known)] = 1
+        self._age, self._quotes, self._mids = age, quotes.copy(), np.where(usable, mids, known)
+
+    def _suspect_bits(self, instruments: Rows) -> int:
+        """Bits of the symbols that are valued with a suspect quote, as in `Book.marks`."""
+        if not self._age.any():
+            return 0
+        suspect = np.append(self._age > 0, False)  # -1, no such conversion, is the last one
+        found = suspect[instruments["quote"]] | suspect[instruments["direct"]] | suspect[instruments["inverse"]]
+        rows = instruments["quote"][found].astype(np.uint64) & np.uint64(63)
+        return int(np.bitwise_or.reduce(np.uint64(1) << rows)) if len(rows) else 0

@@ -1,0 +1,121 @@
+"""Warning episodes of accounts: kept by the server, so that a restart neither repeats a warning nor forgets one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import structlog
+
+from copyrisk import keys
+from copyrisk.errors import CopyriskError, StoreUnavailable
+from copyrisk.keys import Account
+from copyrisk.store.changes import Right
+from copyrisk.store.functions import refused, text
+from copyrisk.store.pipe import Pipe, pack
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """An account below its warning level, or one that was not long ago.
+
+    Attributes
+    ----------
+    number : int
+        Of the account's episodes.
+    is_open : bool
+    began_ms : int
+    warned_ms : int
+        When the client was warned last, in whichever episode; 0: never.
+    breaches : int
+        How often the account became critical, in all its episodes.
+    is_critical, is_latched : bool
+        Whether it is being closed, and whether until it is flat.
+    """
+
+    number: int = 0
+    is_open: bool = False
+    began_ms: int = 0
+    warned_ms: int = 0
+    breaches: int = 0
+    is_critical: bool = False
+    is_latched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeStep:
+    """What an account's episode is from now on (`None`: it is forgotten), and the notice its client gets, if any."""
+
+    account: Account
+    episode: Episode | None
+    notice: Mapping[str, str] | None = None
+
+
+_NAMES = [field.name for field in fields(Episode)]
+
+
+class Episodes:
+    """Reads and writes them."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def load(self) -> dict[Account, Episode]:
+        """All that are known; what cannot be read is reported and left out.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        (reply,) = self._pipe.ask(pack("HGETALL", keys.EPISODES))
+        flat = [word for item in reply.items() for word in item] if isinstance(reply, dict) else reply
+        found = {}
+        for name, stored in zip(flat[::2], flat[1::2], strict=True):
+            try:
+                found[keys.parse_account(text(name))] = _parse(stored)
+            except (ValueError, TypeError, LookupError, CopyriskError) as fault:
+                log.critical("episode_unreadable", account=text(name)[:80], reason=repr(fault)[:200])
+        return found
+
+    def store(self, steps: Sequence[EpisodeStep], right: Right) -> None:
+        """Store episodes, each with its notice in one act.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+            `lease_lost`: nothing of the last batch was stored. Doing it again repeats no notice that names its episode.
+        """
+        for start in range(0, len(steps), _AT_ONCE):
+            words: list[str | int] = []
+            for step in steps[start : start + _AT_ONCE]:
+                said = [word for item in (step.notice or {}).items() for word in item]
+                words += [str(step.account), _packed(step.episode), len(said), *said]
+            named = (keys.lease(right.role), keys.EPISODES, keys.NOTICES)
+            (reply,) = self._pipe.exchange([pack("FCALL", "copyrisk_episodes_v1", 3, *named, right.token, *words)])
+            failure = refused(reply)
+            if failure is not None:
+                raise failure
+            if reply != b"done":
+                raise StoreUnavailable("another process has the lease", code="lease_lost")
+
+
+def _packed(episode: Episode | None) -> str:
+    if episode is None:
+        return ""
+    return json.dumps({name: getattr(episode, name) for name in _NAMES}, separators=(",", ":"))
+
+
+def _parse(stored: bytes) -> Episode:
+    said: dict[str, Any] = json.loads(stored)
+    whole = {name: _typed(said[name], int) for name in ("number", "began_ms", "warned_ms", "breaches")}
+    return Episode(**whole, **{name: _typed(said[name], bool) for name in ("is_open", "is_critical", "is_latched")})
+
+
+def _typed(value: Any, wanted: type) -> Any:
+    if type(value) is not wanted:
+        raise ValueError(f"no {wanted.__name__}: {str(value)[:40]}")
+    return value
