@@ -23,7 +23,7 @@ from benchmarks.measure import Figure, load
 from benchmarks.twins import WrongResult
 from copyrisk import keys
 from copyrisk.embedded import EmbeddedServer
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.connection import connect
 from copyrisk.terms import AccountType, Flow, SendingOrders
 

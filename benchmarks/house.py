@@ -14,7 +14,7 @@ from copyrisk.book import Book
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine, TickReport
 from copyrisk.hours import MarketHours
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.rules import ValuationRules
 from copyrisk.store.connection import connect
 from copyrisk.store.pipe import Pipe, pack

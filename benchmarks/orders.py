@@ -20,7 +20,7 @@ from copyrisk import keys
 from copyrisk.conditions import LotLimits
 from copyrisk.dispatch import Dispatcher
 from copyrisk.hours import MarketHours
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.rules import ValuationRules
 from copyrisk.store import changes, functions
 from copyrisk.store.appraisal import Appraiser

@@ -25,8 +25,8 @@ from benchmarks.house import N_SYMBOLS, PERIOD_MS, House, house
 from benchmarks.measure import Figure, load, ratio
 from benchmarks.twins import WrongResult
 from copyrisk import fanout, keys
-from copyrisk.commands import copy_id
-from copyrisk.keys import Account
+from copyrisk.derived import copy_id
+from copyrisk.identifiers import Account
 from copyrisk.replication import COPIED
 from copyrisk.replicator import ROLE, Replicator
 from copyrisk.roles import make_replicator

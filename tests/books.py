@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from copyrisk import fields, keys, layout
+from copyrisk import fields, identifiers, layout
 from copyrisk._columns import Columns
 from copyrisk._wire import Replies
 from copyrisk.book import Book
 from copyrisk.fields import Names
 from copyrisk.hours import MarketHours
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.layout import Rows
 from copyrisk.market import InstrumentKey
 from copyrisk.risk import Valuer
@@ -139,7 +139,7 @@ def fill_market(book: Book, instruments: Sequence[Mapping[str, Any]], group: str
 
 
 def fill_account(book: PlainBook, name: str, config: Mapping[str, Any], orders: Sequence[Mapping[str, Any]]) -> int:
-    row = book.ensure_account(keys.parse_account(name))
+    row = book.ensure_account(identifiers.parse_account(name))
     configs = fields.judge_accounts(read(fields.ACCOUNT_COLUMNS, book.names, [config]), book.names)
     book.set_accounts(np.array([row], np.int32), configs)
     given = [{"order_status": "OPEN", "execution_status": "EXECUTED", **order} for order in orders]

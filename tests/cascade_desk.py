@@ -17,7 +17,7 @@ from copyrisk.audit import Entry
 from copyrisk.book import Book
 from copyrisk.cascading import Cascader
 from copyrisk.dispatch import Dispatcher
-from copyrisk.keys import parse_account
+from copyrisk.identifiers import parse_account
 from copyrisk.store import functions
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.effects import Effects

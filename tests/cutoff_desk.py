@@ -8,6 +8,7 @@ from typing import Any
 from copyrisk.cutoff_report import CutoffReport
 from copyrisk.daemon import make_engine
 from copyrisk.engine import Engine, TickReport
+from tests.backoffice import now_ms
 from tests.copying_desk import CopyDesk
 from tests.trading import CONTRACT, decoded
 
@@ -26,12 +27,14 @@ class CutoffDesk(CopyDesk):
         super().__init__(server, flow, **mine | flags)
         self.quote("1", "1")
         self._daemon: Engine | None = None
+        self._is_fresh = True
 
     # ---- the daemon
 
     @property
     def daemon(self) -> Engine:
-        self._daemon = self._daemon or self.new_daemon()
+        if self._daemon is None:
+            self._daemon, self._is_fresh = self.new_daemon(), True
         return self._daemon
 
     def new_daemon(self, **options: Any) -> Engine:
@@ -39,11 +42,15 @@ class CutoffDesk(CopyDesk):
 
     def drop_daemon(self) -> None:
         """As if its process were gone: what it held in memory, and its lease."""
-        self._daemon = None
+        self._daemon, self._is_fresh = None, True
         self.client.hset(LEASE, "ends_ms", 0)
 
     def step(self) -> CutoffReport:
-        """One full tick; nothing of it may fail."""
+        """One full tick; nothing of it may fail. Before the first one of a daemon there are two that know no quotes."""
+        if self.daemon and self._is_fresh:
+            self._is_fresh = False
+            self.full_step()
+            self.print_again()
         report = self.full_step()
         assert report.skipped is None and report.cutoff is not None and not report.cutoff.failure, report.cutoff
         return report.cutoff
@@ -94,6 +101,11 @@ class CutoffDesk(CopyDesk):
     def price(self, mid: object, symbol: str = "EURUSD") -> None:
         """A quote without a spread."""
         self.quote(mid, mid, symbol)
+
+    def print_again(self) -> None:
+        """Every quote comes again, as it is."""
+        for key in self.client.keys("market:*"):
+            self.client.hset(key, "ts", max(int(self.client.hget(key, "ts")) + 1, now_ms()))
 
     # ---- what stands there
 

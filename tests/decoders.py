@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk._core import OrderEffect, RowCode
 from copyrisk.errors import InvalidId
 from copyrisk.fields import CRYPTO, INSTRUMENT_TYPES, order_effect
@@ -98,7 +98,7 @@ def decode_account(reply: Reply) -> AccountRow:
         return AccountRow(RowCode.LEVERAGE_INVALID)
     group = keys.STANDARD_GROUP if reply[2] is None else _text(reply[2])
     try:
-        keys.check_group(group)
+        identifiers.check_group(group)
     except InvalidId:
         return AccountRow(RowCode.GROUP_INVALID)
     warning, warning_valid = _level_pct(reply[3])
@@ -134,7 +134,7 @@ def decode_order(reply: Reply) -> OrderRow:
         return OrderRow(RowCode.OK, effect)
     symbol = _text(reply[0])
     try:
-        keys.check_symbol(symbol)
+        identifiers.check_symbol(symbol)
     except InvalidId:
         return OrderRow(RowCode.ORDER_SYMBOL_INVALID)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk._core import RowCode
 from copyrisk.commands import Command, Report, parse_command, parse_report
 from copyrisk.conditions import Conditions, LotLimits
@@ -23,7 +23,7 @@ from copyrisk.records import Order, Request, order_fields, read_order, record_te
 from copyrisk.situation import NO_QUOTE, Outcome, Quote, Situation, SymbolMarket
 from copyrisk.terms import Flow, OrderType, RateSide
 
-ACCOUNT = keys.account("live", "1001")
+ACCOUNT = identifiers.account("live", "1001")
 FREE = Commission(Decimal(0), is_percent=False, on_entry=False, on_exit=False)
 PENDING_STATES = (State.PLACING, State.PENDING, State.MODIFYING, State.CANCELLING)
 

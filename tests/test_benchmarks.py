@@ -13,8 +13,8 @@ from benchmarks import measure, replication, tick, twins
 from benchmarks.house import ORDERS_EACH, house
 from benchmarks.workloads import workload
 from copyrisk._core import LadderState
-from copyrisk.commands import copy_id
-from copyrisk.keys import Account
+from copyrisk.derived import copy_id
+from copyrisk.identifiers import Account
 from copyrisk.terms import AccountType
 
 TWINS = [twins.numpy_textbook, twins.numpy_best, twins.numba_folded, twins.numba_netted]

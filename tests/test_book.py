@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from copyrisk import keys, segments
+from copyrisk import identifiers, segments
 from copyrisk._core import OrderEffect, RowCode
 from copyrisk.market import InstrumentKey
 from copyrisk.risk import Valuer, calc_status, count_states, reasons
@@ -85,13 +85,13 @@ class Changes(RuleBasedStateMachine):
         row = AccountRow(code, balance, 100.0, group)
         self.configs[name] = row
         self.held.setdefault(name, {})
-        self.book.set_account(self.book.ensure_account(keys.parse_account(name)), row)
+        self.book.set_account(self.book.ensure_account(identifiers.parse_account(name)), row)
 
     @rule(name=names)
     def remove_account(self, name: str) -> None:
         if name in self.configs:
             del self.configs[name], self.held[name]
-            self.book.remove_account(keys.parse_account(name))
+            self.book.remove_account(identifiers.parse_account(name))
 
     @rule(
         name=names,
@@ -108,13 +108,13 @@ class Changes(RuleBasedStateMachine):
         for order_id in ids if name in self.configs else ():
             order = OrderRow(code, effect, symbol, is_buy, 1.25, lots, -0.5)
             self.held[name][order_id] = order
-            self.book.set_order(self.book.row_of(keys.parse_account(name)), order_id, order)
+            self.book.set_order(self.book.row_of(identifiers.parse_account(name)), order_id, order)
 
     @rule(name=names, order_id=order_ids)
     def remove_order(self, name: str, order_id: str) -> None:
         if name in self.configs and order_id in self.held[name]:
             del self.held[name][order_id]
-            self.book.remove_order(self.book.row_of(keys.parse_account(name)), order_id)
+            self.book.remove_order(self.book.row_of(identifiers.parse_account(name)), order_id)
 
     @rule(name=names)
     def remove_all_orders(self, name: str) -> None:
@@ -128,7 +128,7 @@ class Changes(RuleBasedStateMachine):
         for symbol, quote in self.quotes.items():
             fresh.set_quote(fresh.market.ensure_quote(symbol), quote)
         for name, config in self.configs.items():
-            row = fresh.ensure_account(keys.parse_account(name))
+            row = fresh.ensure_account(identifiers.parse_account(name))
             fresh.set_account(row, config)
             for order_id, order in self.held[name].items():
                 fresh.set_order(row, order_id, order)
@@ -198,7 +198,7 @@ def test_an_account_that_closed_everything_survives_a_new_layout(monkeypatch: An
     valuer = Valuer(book)
     figures_of(valuer)
     for number in range(5, 19):
-        book.remove_account(keys.parse_account(f"live:{number}"))
+        book.remove_account(identifiers.parse_account(f"live:{number}"))
     for order_id in list(book.orders_of(rows[19])):
         book.remove_order(rows[19], order_id)
     figures = figures_of(valuer)
@@ -278,7 +278,7 @@ def test_nobody_is_critical_before_a_warning_could_reach_him(
     warning: float | None, critical: float | None, stands: bool, levels: tuple[float, float]
 ) -> None:
     book = PlainBook(ValuationRules())
-    row = book.ensure_account(keys.parse_account("live:1"))
+    row = book.ensure_account(identifiers.parse_account("live:1"))
     assert book.set_account(row, AccountRow(RowCode.OK, 1.0, 1.0, "Standard", warning, critical)) == stands
     assert (book.accounts[row]["warning_level_pct"], book.accounts[row]["critical_level_pct"]) == levels
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from copyrisk.cascade import Before, Cascade, Chase, Stage, Standing, parse_standing, standing_text, summarise
 from copyrisk.errors import InvalidId, StoreError
-from copyrisk.keys import parse_account
+from copyrisk.identifiers import parse_account
 from tests.cascade_desk import EVENT, SAID, CascadeDesk, assert_ended
 from tests.copying_desk import MASTER, names
 from tests.trading import assert_books, assert_paid, dump, lend

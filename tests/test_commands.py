@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.commands import (
     PLACING,
     CommandType,
@@ -169,7 +169,7 @@ def test_the_id_of_a_new_order_follows_from_its_cause(kind: str) -> None:
     causes += [id_of(idempotency_key="1-1"), id_of(idempotency_key="entry:1-1"), id_of(user_id="1002")]
     causes += [id_of(user_type="demo"), id_of(user_type="demo", idempotency_key="k")]
     assert len(set(causes)) == len(causes)
-    assert all(keys.check_order_id(order_id) for order_id in causes)
+    assert all(identifiers.check_order_id(order_id) for order_id in causes)
 
 
 def test_no_two_causes_answer_under_one_key() -> None:
@@ -191,7 +191,7 @@ def test_derived_ids_do_not_collide() -> None:
     accounts = [f"{kind}:{n}" for kind in ("live", "demo") for n in range(50)]
     made = {derived_id("o", of, f"O{n}", str(k)) for of in accounts for n in range(100) for k in range(10)}
     assert len(made) == 100_000
-    assert keys.are_order_ids(_cells(made)).all()
+    assert identifiers.are_order_ids(_cells(made)).all()
 
 
 def _cells(ids: set[str]) -> Any:
@@ -207,7 +207,8 @@ def test_ids_and_digests_are_the_same_in_every_process() -> None:
     """Hashes of texts differ from process to process; these must not, nor from one version to the next."""
     said = WHOSE | {"type": "open"} | COMMANDS["open"]
     code = (
-        "from copyrisk.commands import derived_id, parse_command\n"
+        "from copyrisk.commands import parse_command\n"
+        "from copyrisk.derived import derived_id\n"
         f"print(derived_id('o', 'live:1001', 'O1', '1'), parse_command('1-1', {said!r}).body)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

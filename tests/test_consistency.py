@@ -11,7 +11,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk._core import LadderState, RowCode
 from copyrisk.book import Book
 from copyrisk.engine import Engine
@@ -24,7 +24,7 @@ from copyrisk.store.link import Link
 from copyrisk.store.mirror import Mirror
 from tests.backoffice import BackOffice
 
-LIVE = keys.account("live", "1")
+LIVE = identifiers.account("live", "1")
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_junk_names_do_not_use_up_the_room_for_symbols(server: Any, office: Back
     office.account("live:x")
     office.order("live:x", "O1", symbol="GBPUSD")
     mirror.read(0.0)
-    row = book.row_of(keys.account("live", "x"))
+    row = book.row_of(identifiers.account("live", "x"))
     code = book.orders[book.orders_of(row)["O1"]]["code"]
     link.close()
     office.client.flushall()

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from copyrisk import fields, keys
+from copyrisk import fields, identifiers
 from copyrisk._core import LadderState, RowCode
 from copyrisk.errors import is_known
 from copyrisk.market import InstrumentKey
@@ -179,7 +179,7 @@ def build(named: Sequence[tuple[str, Any]], market: Market) -> PlainBook:
         quotes = read(fields.QUOTE_COLUMNS, names, [answer(market.quotes.get(symbol))])
         book.market.set_quotes(row, fields.judge_quotes_read(quotes))
     for name, (config, held) in named:
-        row = book.ensure_account(keys.parse_account(name))
+        row = book.ensure_account(identifiers.parse_account(name))
         configs = fields.judge_accounts(read(fields.ACCOUNT_COLUMNS, names, [answer(config)]), names)
         book.set_accounts(np.array([row], np.int32), configs)
         _, new = book.hold(row, [f"O{number}" for number in range(len(held))])

@@ -1,6 +1,8 @@
 """Autocutoff on real servers: warnings, liquidation, restarts, leases. The figures are worked out by hand."""
 
+import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,7 +195,7 @@ def test_a_close_that_the_provider_rejects_is_sent_again(provider: CutoffDesk) -
     provider.holder("live:1", "100")
     provider.step()
     provider.provider_says("rejected", "live:1")
-    provider.daemon._autocutoff._liquidator._in_flight.clear()  # type: ignore[union-attr]  # as if a second had passed
+    provider.daemon._autocutoff._liquidator._known.clear()  # type: ignore[union-attr]  # as if a second had passed
     provider.step()
     assert len(provider.requests()) == 2
     provider.provider_says("filled", "live:1", price="1")
@@ -263,6 +265,7 @@ def test_a_restart_neither_repeats_a_warning_nor_forgets_one(desk: CutoffDesk, w
 
 def test_of_two_daemons_one_acts(desk: CutoffDesk) -> None:
     desk.holder("live:1", "900")
+    assert desk.step().is_leader
     first, second = desk.daemon, desk.new_daemon()
     assert first.tick().cutoff.is_leader and not second.tick().cutoff.is_leader  # type: ignore[union-attr]
     desk.client.hset("user:{live:1}:config", "wallet_balance", "100")
@@ -291,7 +294,7 @@ def test_a_daemon_that_stood_still_closes_nothing_after_another_took_over(
 
     monkeypatch.setattr(liquidator, "carry_out", after_standing_still)
     report = first.tick().cutoff
-    assert report is not None and (report.closes, report.refused) == (0, 2)
+    assert report is not None and (report.closes, report.refused) == (0, 2), report
     assert len(desk.index("live:1")) == 1 and len(desk.closes("live:1")) == 1
     monkeypatch.undo()
     again = first.tick().cutoff
@@ -318,3 +321,45 @@ def test_a_server_that_lost_its_functions_gets_them_again(desk: CutoffDesk) -> N
         pass
     desk.step()
     assert desk.is_flat("live:2")
+
+
+def test_a_fault_of_ours_keeps_no_portfolio_from_being_written(
+    desk: CutoffDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.holder("live:2", "900")
+    desk.step()
+    desk.holder("live:1", "100")
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(desk.daemon._autocutoff._liquidator, "plan", fail)  # type: ignore[union-attr]
+    report = desk.full_step()
+    assert report.cutoff is not None and report.cutoff.failure == "internal_error" and report.skipped is None
+    assert desk.office.portfolio("live:2")["margin_level"] == "90.0"
+    monkeypatch.undo()
+    assert desk.step().closes == 1 and desk.is_flat("live:1")
+
+
+def test_a_user_may_do_no_more_than_is_documented(desk: CutoffDesk) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+    wanted = ("reading", "writing", "connecting", "hearing of changes", "closing")
+    rows = [line for line in page.splitlines() if line.startswith(tuple(f"| {name} |" for name in wanted))]
+    assert len(rows) == len(wanted)
+    rules = [
+        rule for row in rows for quoted in re.findall(r"`([^`]+)`", row) for rule in quoted.replace("\\|", "|").split()
+    ]
+    keys = ("reset", "on", ">pw", "resetkeys", "resetchannels", "-@all")
+    desk.client.execute_command("ACL", "SETUSER", "daemon", *keys, *[rule for rule in rules if rule[0] in "~+&"])
+    desk.server = type(desk.server)(desk.server.url.replace("unix://", "unix://daemon:pw@"), desk.server.pid)
+    desk.client.function_flush()
+    desk.holder("live:1", "100", ("A", "1"), ("B", "1"))
+    desk.holder("live:2", "400")
+    desk.followers(2)
+    desk.holder("strategy_provider:M", "100", ("O", "1"))
+    desk.position("copy_follower:F0", "copy-x", "1", master_order_id="O")
+    report = desk.step()
+    assert (report.warned, report.breached, report.closes) == (3, 2, 3)
+    while desk.step().cascades_running:
+        pass
+    assert desk.is_flat("copy_follower:F0") and desk.warned() and desk.trail("cascade")

@@ -193,7 +193,7 @@ def planned(
     row = next(iter(book.accounts_held().values()))
     number_of = {order_row: int(order_id[1:]) for order_id, order_row in book.orders_of(row).items()}
     is_closing = np.zeros(len(book.orders), np.uint8)
-    is_closing[[order_row for order_row, number in number_of.items() if number in closing]] = 1
+    is_closing[[order_row for order_row, number in number_of.items() if number in closing]] = more.get("mark", 1)
     limits: Rows = np.zeros(len(book.market.instruments), layout.LOT_LIMITS)
     limits["step"], limits["smallest"] = more.get("limits", (np.nan, np.nan))
     closes, counts = np.zeros(len(number_of) + 1, layout.CLOSE), np.zeros(1, np.int32)
@@ -433,6 +433,18 @@ def test_a_hedge_is_closed_on_both_sides(hedging: str, lots: str | None) -> None
     assert sum(given for _, given in closes) == Fraction(lots)
 
 
+def test_the_highest_price_goes_with_its_order() -> None:
+    """Margin at the highest open price: the smaller order frees more, for it is the one that makes the other dear."""
+    case = hedged("max", "0")
+    orders = [
+        {**case.orders[0], "order_price": price, "order_quantity": lots} for price, lots in (("2", "1"), ("1", "1.2"))
+    ]
+    market = replace(case.market, margin_price="open")
+    case = Case({**case.config, "wallet_balance": "100200"}, orders, market)
+    book, figures = case.valued()
+    assert planned(book, figures, StopOut.LARGEST_MARGIN) == [(0, 1.0, False)]
+
+
 def hedged(hedging: str, balance: str) -> Case:
     terms = {"contract_size": "100000", "profit": "USD", "type": "1", "crypto_margin_factor": "1"}
     quote = {"bid": "1", "ask": "1", "ts": str(NOW_MS)}
@@ -495,6 +507,15 @@ def test_nothing_is_closed_of_who_is_healthy_or_unknown(book: Any, mode: StopOut
     figures = valuer.figures.copy()
     figures["code"] = RowCode.FIGURES_INCONSISTENT
     assert planned(built, figures, mode) == []
+
+
+def test_what_cannot_be_closed_now_keeps_its_margin() -> None:
+    case = hedged("sum", "200")
+    book, figures = case.valued()
+    for mode in StopOut:
+        assert planned(book, figures, mode, closing=[0], mark=2) == [(1, 1.0, False)]
+        gone = [] if mode != StopOut.FLATTEN else [(1, 1.0, False)]
+        assert planned(book, figures, mode, closing=[0], mark=1) == gone
 
 
 def test_of_a_latched_account_everything_is_closed() -> None:

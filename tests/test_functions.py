@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.errors import StoreError
-from copyrisk.keys import Account, parse_account
+from copyrisk.identifiers import Account, parse_account
 from copyrisk.store import functions
 from copyrisk.store.functions import (
     AccountRead,

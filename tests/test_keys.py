@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.errors import InvalidId
 from copyrisk.terms import ACCOUNT_TABLES, AccountType
 
 #: The four patterns of the contract, spelled once more; each must cover the whole id.
 GRAMMAR: dict[Callable[[str], str], str] = {
-    keys.check_account_id: r"[A-Za-z0-9_-]{1,64}",
-    keys.check_order_id: r"[A-Za-z0-9_-]{1,64}",
-    keys.check_symbol: r"[A-Z0-9][A-Z0-9._#-]{0,31}",
-    keys.check_group: r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}",
+    identifiers.check_account_id: r"[A-Za-z0-9_-]{1,64}",
+    identifiers.check_order_id: r"[A-Za-z0-9_-]{1,64}",
+    identifiers.check_symbol: r"[A-Z0-9][A-Z0-9._#-]{0,31}",
+    identifiers.check_group: r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}",
 }
 checks = pytest.mark.parametrize("check", GRAMMAR, ids=lambda check: check.__name__)
 texts = st.one_of(
@@ -56,7 +56,7 @@ account_ids = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 @given(st.sampled_from(AccountType), account_ids, account_ids)
 def test_everything_of_an_account_lies_in_its_hash_slot(kind: AccountType, user_id: str, order_id: str) -> None:
     """The cluster hashes what stands between the first `{` and the next `}`."""
-    account = keys.account(kind.value, user_id)
+    account = identifiers.account(kind.value, user_id)
     for key in (
         keys.config(account),
         keys.holding(account, order_id),
@@ -103,7 +103,7 @@ def test_what_the_project_adds_is_its_own() -> None:
     assert (keys.CONFIG.pattern, keys.ORDERS_INDEX.pattern) == ("user:{*}:config", "user_orders_index:{*}")
 
 
-ACCOUNT = keys.account("copy_follower", "F-1_a")
+ACCOUNT = identifiers.account("copy_follower", "F-1_a")
 
 
 def test_keys_are_those_of_the_contract() -> None:
@@ -133,11 +133,11 @@ def test_account_types_and_tables_are_those_of_the_contract() -> None:
     }
 
 
-def account_of_key(key: bytes) -> keys.Account:
+def account_of_key(key: bytes) -> identifiers.Account:
     tag = keys.tag_of_key(key)
     if tag is None:
         raise InvalidId("not shaped like an account's key")
-    return keys.parse_account(tag.decode("ascii"))
+    return identifiers.parse_account(tag.decode("ascii"))
 
 
 BAD_IDS = ["", "a b", "a{b", "a}b", "a\n", "\n", "a:b", "ä", "١", "a" * 65, "a\x00", "*", "../x"]
@@ -145,42 +145,46 @@ BAD_IDS = ["", "a b", "a{b", "a}b", "a\n", "\n", "a:b", "ä", "١", "a" * 65, "a
 
 @pytest.mark.parametrize("bad", BAD_IDS)
 def test_ids_outside_the_grammar_build_no_key(bad: str) -> None:
-    for check in (keys.check_account_id, keys.check_order_id):
+    for check in (identifiers.check_account_id, identifiers.check_order_id):
         with pytest.raises(InvalidId):
             check(bad)
     with pytest.raises(InvalidId):
-        keys.account("live", bad)
+        identifiers.account("live", bad)
 
 
 @pytest.mark.parametrize("bad", ["", "eurusd", ".EUR", "EUR USD", "EUR{", "E" * 33, "EURUSD\n", "ÉUR"])
 def test_symbols_outside_the_grammar_are_refused(bad: str) -> None:
     with pytest.raises(InvalidId):
-        keys.check_symbol(bad)
+        identifiers.check_symbol(bad)
 
 
 @pytest.mark.parametrize("bad", ["", " VIP", "V}P", "-x", "V" * 33, "VIP\n"])
 def test_groups_outside_the_grammar_are_refused(bad: str) -> None:
     with pytest.raises(InvalidId):
-        keys.check_group(bad)
+        identifiers.check_group(bad)
 
 
 @pytest.mark.parametrize("bad", ["admin", "LIVE", "live ", "", "live\n"])
 def test_other_account_types_are_refused_by_name(bad: str) -> None:
     with pytest.raises(InvalidId) as refusal:
-        keys.account(bad, "1")
+        identifiers.account(bad, "1")
     assert refusal.value.code == "invalid_user_type"
 
 
 def test_limits_of_the_grammar_are_inside_it() -> None:
-    assert keys.check_account_id("a" * 64) and keys.check_symbol("A" + "#" * 31) and keys.check_group("A" * 32)
+    assert (
+        identifiers.check_account_id("a" * 64)
+        and identifiers.check_symbol("A" + "#" * 31)
+        and identifiers.check_group("A" * 32)
+    )
 
 
 @given(st.sampled_from(AccountType), st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True))
 def test_an_account_survives_its_keys(kind: AccountType, user_id: str) -> None:
-    account = keys.account(kind.value, user_id)
+    account = identifiers.account(kind.value, user_id)
     assert account_of_key(keys.config(account).encode()) == account
     assert account_of_key(keys.orders_index(account).encode()) == account
-    assert keys.parse_account(str(account)) == account
+    assert identifiers.parse_account(str(account)) == account
 
 
 @pytest.mark.parametrize(

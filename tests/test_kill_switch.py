@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from copyrisk import crash, keys
 from copyrisk.book import Book
-from copyrisk.commands import copy_id
+from copyrisk.derived import copy_id
 from copyrisk.errors import StoreError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.kills import KillPolicy, kill_text
 from copyrisk.store import changes
 from copyrisk.store.kill_switch import KillSwitch, followers_of_masters, waiting_on

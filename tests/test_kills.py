@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.kills import (
     NO_KILLS,
@@ -36,7 +36,7 @@ def kill(policy: str = "keep", reason: str = "why") -> str:
 
 
 def code(kills: Kills, account: str, symbol: str, *masters: str) -> str:
-    refusal = kills.refusal(keys.parse_account(account), symbol, masters)
+    refusal = kills.refusal(identifiers.parse_account(account), symbol, masters)
     return "" if refusal is None else refusal.code
 
 
@@ -208,7 +208,7 @@ SCOPES = (
 def test_what_is_closed_is_what_a_slow_look_finds(held: dict[str, list[str]], said: set[str], gone: str) -> None:
     book = book_of(held)
     if gone in held:
-        book.remove_account(keys.parse_account(gone))
+        book.remove_account(identifiers.parse_account(gone))
     scopes = [parse_scope(text) for text in sorted(said)]
     expected = in_scope_slowly(book, scopes)
     assert orders_in(book, scopes).tolist() == expected

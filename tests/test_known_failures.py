@@ -12,7 +12,7 @@ from copyrisk._core import LadderState, RowCode
 from copyrisk.book import Book
 from copyrisk.engine import Engine, TickReport
 from copyrisk.hours import MarketHours
-from copyrisk.keys import parse_account
+from copyrisk.identifiers import parse_account
 from copyrisk.rules import ValuationRules
 from copyrisk.store.connection import connect
 from tests.backoffice import BackOffice, now_ms

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copyrisk import fields, keys, layout
+from copyrisk import fields, identifiers, layout
 from copyrisk.errors import ConfigError
 from copyrisk.levels import judge_levels
 from copyrisk.rules import ValuationRules
@@ -96,7 +96,7 @@ def test_the_book_says_once_whose_levels_were_replaced() -> None:
     config = {"wallet_balance": "1", "leverage": "1", "auto_liquidation_level": "10"}
     row = fill_account(book, "live:1", config, [])
     assert book.accounts[row]["critical_level_pct"] == 50
-    other = book.ensure_account(keys.parse_account("live:2"))
+    other = book.ensure_account(identifiers.parse_account("live:2"))
     rows = np.array([row, other], np.int32)
     configs = fields.judge_accounts(read(fields.ACCOUNT_COLUMNS, book.names, [config, config]), book.names)
     changed, replaced = book.set_accounts(rows, configs)

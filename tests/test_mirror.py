@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from structlog.testing import capture_logs
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk._core import LadderState, RowCode
 from copyrisk.book import Book
 from copyrisk.embedded import EmbeddedServer
@@ -33,7 +33,7 @@ from copyrisk.store.pipe import pack
 from tests.backoffice import BackOffice, now_ms
 from tests.books import OPEN
 
-LIVE = keys.account("live", "1")
+LIVE = identifiers.account("live", "1")
 
 
 @dataclass
@@ -54,10 +54,10 @@ class Mirrored:
     def read(self, share: float = 0.0) -> None:
         self.mirror.read(share)
 
-    def order(self, order_id: str = "O1", account: keys.Account = LIVE) -> Any:
+    def order(self, order_id: str = "O1", account: identifiers.Account = LIVE) -> Any:
         return self.book.orders[self.book.orders_of(self.book.row_of(account))[order_id]]
 
-    def account(self, account: keys.Account = LIVE) -> Any:
+    def account(self, account: identifiers.Account = LIVE) -> Any:
         return self.book.accounts[self.book.row_of(account)]
 
 
@@ -120,15 +120,15 @@ def test_keys_that_vanish_or_expire_are_seen(mirrored: Mirrored) -> None:
     assert mirrored.order()["code"] == RowCode.ORDER_MISSING
     client.delete("user:{demo:2}:config")
     mirrored.read()
-    assert mirrored.book.row_of(keys.account("demo", "2")) == -1
+    assert mirrored.book.row_of(identifiers.account("demo", "2")) == -1
 
 
 def test_accounts_that_appear_are_seen_at_once(mirrored: Mirrored) -> None:
     mirrored.office.account("copy_follower:F9", wallet_balance="9")
     mirrored.office.order("strategy_provider:M1", "X", order_quantity="0.3")  # orders without a configuration
     mirrored.read()
-    assert mirrored.account(keys.account("copy_follower", "F9"))["balance"] == 9.0
-    master = keys.account("strategy_provider", "M1")
+    assert mirrored.account(identifiers.account("copy_follower", "F9"))["balance"] == 9.0
+    master = identifiers.account("strategy_provider", "M1")
     assert mirrored.account(master)["read_code"] == RowCode.ACCOUNT_MISSING
     assert mirrored.order("X", master)["lots"] == 0.3
 
@@ -159,7 +159,7 @@ def test_what_changed_while_the_connection_was_lost_is_seen(mirrored: Mirrored) 
         mirrored.read()
     mirrored.read()
     assert mirrored.order()["lots"] == 9.0
-    assert mirrored.account(keys.account("live", "3"))["read_code"] == RowCode.OK
+    assert mirrored.account(identifiers.account("live", "3"))["read_code"] == RowCode.OK
     mirrored.office.order("live:1", "O1", order_quantity="8")
     mirrored.read()
     assert mirrored.order()["lots"] == 8.0
@@ -204,7 +204,7 @@ def test_orders_written_by_the_daemon_itself_come_back_and_portfolios_do_not(mir
 
 def test_the_slice_repairs_counts_and_reports_what_nobody_reported(mirrored: Mirrored) -> None:
     mirrored.order()["lots"] = 99.0
-    mirrored.account(keys.account("demo", "2"))["balance"] = 1.0
+    mirrored.account(identifiers.account("demo", "2"))["balance"] = 1.0
     with capture_logs() as lines:
         mirrored.read(1.0)
     assert mirrored.order()["lots"] == 1.0
@@ -283,7 +283,7 @@ def test_without_reports_everything_is_read_each_tick_and_that_is_said_once(redi
             assert mirrored.order()["lots"] == lots
         for _ in range(3):
             mirrored.read()
-    assert mirrored.account(keys.account("live", "5"))["read_code"] == RowCode.OK
+    assert mirrored.account(identifiers.account("live", "5"))["read_code"] == RowCode.OK
     assert [line["event"] for line in lines].count("server_reports_no_changes") == 1
     assert [line["event"] for line in lines].count("subscription_refused") == 1
     assert mirrored.mirror.repaired == 0
@@ -430,7 +430,7 @@ class Changes(RuleBasedStateMachine):
         accounts = {str(theirs.account_at(row)): row for row in theirs.account_rows().tolist()}
         assert {str(ours.account_at(row)) for row in ours.account_rows().tolist()} == set(accounts)
         for name, row in accounts.items():
-            own = ours.row_of(keys.parse_account(name))
+            own = ours.row_of(identifiers.parse_account(name))
             assert set(ours.orders_of(own)) == set(theirs.orders_of(row))
             found, wanted = self.valuer.figures[own], fresh_valuer.figures[row]
             assert (found["state"], found["code"]) == (wanted["state"], wanted["code"])

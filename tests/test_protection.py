@@ -30,10 +30,12 @@ from copyrisk.store.effects import Effects
 from copyrisk.store.lease import Lease
 from copyrisk.store.pipe import Pipe
 from tests.copying_desk import Died
+from tests.test_permissions import limit
 from tests.test_wallets import balances, booked, put
 from tests.trading import ACCOUNT_TYPES, Desk, assert_books, decoded, lend, until
 
 KIND = "negative_balance_protection"
+OWN = ("ledger", "audit", "outbox")
 NOTED = "copyrisk:{cutoff}:protecting"
 POINTS = ("protection.noted", "protection.changed", "protection.delivered")
 
@@ -129,22 +131,22 @@ def desk(bundled_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prote
 # ---- who is put back to 0, and what is said of it
 
 
-@pytest.mark.parametrize("kind", ACCOUNT_TYPES)
-def test_what_is_owed_is_booked_away(redis_server: Any, kind: str) -> None:
+def test_what_is_owed_is_booked_away(redis_server: Any) -> None:
     desk = ProtectionDesk(redis_server)
-    account = desk.account(f"{kind}:1", balance="-12.34")
-    other = desk.account(f"{kind}:2", balance="0.01")
-    assert (desk.step(), desk.step()) == (1, 0)
-    desk.assert_protected(account, "12.34")
+    accounts = [desk.account(f"{kind}:1", balance="-12.34") for kind in ACCOUNT_TYPES]
+    other = desk.account("live:2", balance="0.01")
+    assert (desk.step(), desk.step()) == (4, 0)
+    for account in accounts:
+        desk.assert_protected(account, "12.34")
     assert desk.stored_balance(other) == "0.01"
-    (event,) = desk.events()
-    version = desk.version(account)
+    version = desk.version("demo:1")
+    (event,) = desk.events(user_type="demo")
     assert event == {
-        "event_id": f"{account}:{version}",
+        "event_id": f"demo:1:{version}",
         "event": "done",
         "type": KIND,
         "code": "ok",
-        "user_type": kind,
+        "user_type": "demo",
         "user_id": "1",
         "order_id": "",
         "version": str(version),
@@ -155,11 +157,11 @@ def test_what_is_owed_is_booked_away(redis_server: Any, kind: str) -> None:
         "command_id": "",
         "message": "",
     }
-    booking = {"entry_id": f"{account}:{version}", "kind": KIND, "amount_usd": "12.34", "balance_usd": "0.00"}
-    assert desk.history() == [booking]
-    (audited,) = desk.audit(account)
+    booking = {"entry_id": f"demo:1:{version}", "kind": KIND, "amount_usd": "12.34", "balance_usd": "0.00"}
+    assert booking in desk.history() and len(desk.history()) == 4
+    (audited,) = desk.audit("demo:1")
     assert (audited["balance_before"], audited["balance"]) == ("-12.34", "0.00")
-    ledger = desk.ledger(account)
+    ledger = desk.ledger("demo:1")
     assert "booked_usd" not in ledger and ledger["fence:cutoff"].isdecimal()
     assert_books(desk)
     desk.close()
@@ -172,31 +174,32 @@ def test_without_a_database_there_is_no_history(desk: ProtectionDesk) -> None:
     assert not desk.client.exists("copyrisk:history")
 
 
-@pytest.mark.parametrize(
-    ("balance", "amount"),
-    [
-        ("-0.01", "0.01"),
-        ("-1", "1.00"),
-        ("-0.005", "0.005"),
-        ("-0.000000000000000001", "0.000000000000000001"),
-        ("-123456789012.30", "123456789012.30"),
-    ],
-)
-def test_every_digit_counts(desk: ProtectionDesk, balance: str, amount: str) -> None:
-    desk.account("live:1", balance=balance)
-    assert desk.step() == 1
-    desk.assert_protected("live:1", amount)
+def test_every_digit_counts(desk: ProtectionDesk) -> None:
+    owed = {
+        "-0.01": "0.01",
+        "-1": "1.00",
+        "-0.005": "0.005",
+        "-0.000000000000000001": "0.000000000000000001",
+        "-123456789012.30": "123456789012.30",
+    }
+    for i, balance in enumerate(owed):
+        desk.account(f"live:{i}", balance=balance)
+    assert desk.step() == len(owed)
+    for i, amount in enumerate(owed.values()):
+        desk.assert_protected(f"live:{i}", amount)
+    assert {entry["amount_usd"] for entry in desk.history()} == set(owed.values())
 
 
-@pytest.mark.parametrize(
-    "balance", ["0", "0.00", "-0", "-0.00", "0.01", "x", "nan", "-inf", "-1e5", " -5", "", "--5", None]
-)
-def test_nothing_is_booked_where_nothing_is_owed_for_certain(desk: ProtectionDesk, balance: str | None) -> None:
-    desk.account("live:1", balance=balance)
+def test_nothing_is_booked_where_nothing_is_owed_for_certain(desk: ProtectionDesk) -> None:
+    said = ["0", "0.00", "-0", "-0.00", "0.01", "x", "nan", "-inf", "-1e5", " -5", "", "--5", "-", None]
+    for i, balance in enumerate(said):
+        desk.account(f"live:{i}", balance=balance)
     assert [desk.step(), desk.step()] == [0, 0]
-    found = desk.client.hget("user:{live:1}:config", "wallet_balance")
-    assert found == (None if balance is None else balance.encode())
-    assert (desk.ledger("live:1"), desk.events(), desk.recorded) == ({}, [], [])
+    for i, balance in enumerate(said):
+        found = desk.client.hget(f"user:{{live:{i}}}:config", "wallet_balance")
+        assert found == (None if balance is None else balance.encode())
+        assert desk.ledger(f"live:{i}") == {}
+    assert (desk.events(), desk.recorded) == ([], [])
 
 
 def test_the_trail_knows_before_and_after(desk: ProtectionDesk) -> None:
@@ -352,6 +355,20 @@ def test_a_change_of_the_ledger_meanwhile(desk: ProtectionDesk, monkeypatch: pyt
     desk.assert_protected("live:1", "10.00")
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_a_key_that_becomes_another_type_meanwhile(
+    desk: ProtectionDesk, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    desk.account("live:1", balance="-10")
+    with at(monkeypatch, "protection.noted", lambda: desk.client.set(f"copyrisk:{{live:1}}:{name}", "x")):
+        assert desk.step() == 0
+    assert desk.stored_balance("live:1") == "-10"
+    desk.client.delete(f"copyrisk:{{live:1}}:{name}")
+    assert desk.ledger("live:1") == {}
+    assert desk.step() == 1
+    desk.assert_protected("live:1", "10.00")
+
+
 def test_a_decision_that_is_too_old_changes_nothing(desk: ProtectionDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.account("live:1", balance="-10")
     with monkeypatch.context() as patched:
@@ -474,24 +491,23 @@ def test_who_was_refused_waits_a_second(bundled_server: Any, monkeypatch: pytest
     desk.close()
 
 
-@pytest.mark.parametrize(
-    "key", ["user_orders_index:{live:1}", *(f"copyrisk:{{live:1}}:{name}" for name in ("ledger", "audit", "outbox"))]
-)
-def test_a_key_of_another_type_holds_up_its_own_account_only(redis_server: Any, key: str) -> None:
+def test_a_key_of_another_type_holds_up_its_own_account_only(redis_server: Any) -> None:
     desk = ProtectionDesk(redis_server)
-    desk.account("live:1", balance="-1")
-    desk.account("live:2", balance="-2")
+    spoiled = ("user_orders_index:{live:0}", *(f"copyrisk:{{live:{i}}}:{name}" for i, name in enumerate(OWN, 1)))
+    for i in range(5):
+        desk.account(f"live:{i}", balance=f"-{i + 1}")
     protector = desk.protector
     desk.tick()
     assert desk._engine is not None
-    desk.client.set(key, "x")
+    for key in spoiled:
+        desk.client.set(key, "x")
     with capture_logs() as logs:
         assert protector.step(desk._engine.figures, 0) == 1
-    assert [line["code"] for line in logs if line["event"] == "protection_waits"] == ["account_unreadable"]
-    assert desk.stored_balance("live:1") == "-1"
-    desk.client.delete(key)
-    desk.assert_protected("live:2", "2.00")
-    assert desk.ledger("live:1") == {}
+    assert [line["code"] for line in logs if line["event"] == "protection_waits"] == ["account_unreadable"] * 4
+    assert [desk.stored_balance(f"live:{i}") for i in range(4)] == ["-1", "-2", "-3", "-4"]
+    desk.assert_protected("live:4", "5.00")
+    desk.client.delete(*spoiled)
+    assert [desk.ledger(f"live:{i}") for i in range(4)] == [{}] * 4
     desk.close()
 
 
@@ -517,6 +533,27 @@ def test_a_server_without_the_functions_is_an_error(desk: ProtectionDesk) -> Non
         desk.step(protector)
     assert failure.value.code == "functions_missing"
     functions.load(desk.client)
+
+
+def test_what_the_servers_user_may_do_is_enough(redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protecting, "_RETRY_S", 0.0)
+    desk = ProtectionDesk(redis_server)
+    desk.tick()
+    own = desk.server
+    desk.account("live:1", balance="-1")
+    limit(desk, "protection")
+    desk.client.function_flush()
+    desk.client.acl_log_reset()
+    desk.crash_at(monkeypatch, "protection.changed")
+    desk.account("live:2", balance="-2")
+    assert desk.step() == 1
+    desk.assert_protected("live:1", "1.00")
+    desk.assert_protected("live:2", "2.00")
+    refused = {(seen["reason"], seen["object"]) for seen in desk.client.acl_log() if seen["username"] == "protection"}
+    desk.client.acl_log_reset()
+    assert refused - {("command", "client|setinfo")} == set()
+    desk.server = own
+    desk.close()
 
 
 # ---- the candidates, and their slow twin

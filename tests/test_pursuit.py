@@ -14,7 +14,7 @@ from copyrisk._core import RowCode
 from copyrisk.commands import Command, CommandType, Target
 from copyrisk.conditions import Conditions, LotLimits
 from copyrisk.errors import Refused, TryLater
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import FINISHED, HOLDING_LOTS, Event, State
 from copyrisk.pricing import Commission, Spread
 from copyrisk.pursuit import follow_master, lots_of_share

@@ -15,7 +15,7 @@ import pytest
 from copyrisk import crash
 from copyrisk.commands import Target
 from copyrisk.errors import StoreUnavailable
-from copyrisk.keys import parse_account
+from copyrisk.identifiers import parse_account
 from copyrisk.replication import parse_target, target_words
 from copyrisk.sizing import size_rows
 from copyrisk.store import functions

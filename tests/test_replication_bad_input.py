@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from copyrisk.commands import copy_id
+from copyrisk.derived import copy_id
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import parse_account
+from copyrisk.identifiers import parse_account
 from copyrisk.replication import MasterEvent, parse_event
 from tests.copying_desk import MASTER, STREAM, CopyDesk, assert_replicated
 from tests.trading import dump, is_log

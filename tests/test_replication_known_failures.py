@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from copyrisk.commands import copy_id, copy_ids
+from copyrisk.derived import copy_id, copy_ids
 from copyrisk.following import FollowRequest
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.enrolment import follow
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.relations import unfollow

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from copyrisk import ConversionSide, OrderEffect, RowCode, fold_all, layout, price_legs, value_accounts
 from copyrisk._core import LadderState
-from copyrisk.keys import parse_account
+from copyrisk.identifiers import parse_account
 from copyrisk.market import InstrumentKey
 from copyrisk.risk import Valuer, calc_status, count_states, reasons
 from copyrisk.rules import ValuationRules

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from copyrisk import engine as engine_module
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.book import Book
 from copyrisk.engine import Engine
 from copyrisk.hours import MarketHours
@@ -94,7 +94,7 @@ def assert_equal_to_one_that_starts(engine: Engine, url: str) -> None:
     assert {str(ours.account_at(row)) for row in ours.account_rows().tolist()} == set(names)
     assert len(ours.order_ids) == len(theirs.order_ids) > 0
     for name, row in names.items():
-        found, wanted = engine.figures[ours.row_of(keys.parse_account(name))], fresh.figures[row]
+        found, wanted = engine.figures[ours.row_of(identifiers.parse_account(name))], fresh.figures[row]
         assert (found["state"], found["code"]) == (wanted["state"], wanted["code"]), name
         if found["state"]:
             np.testing.assert_allclose(found["equity"], wanted["equity"], rtol=1e-9, atol=1e-6)

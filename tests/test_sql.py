@@ -19,14 +19,14 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.errors import ConfigError, InvalidId, StoreError, StoreUnavailable
 from copyrisk.sql.database import Database, open_database
 from copyrisk.sql.tables import ORDER_NUMBERS, ORDER_TABLES
 from copyrisk.terms import ACCOUNT_TABLES, AccountType
 from tests.databases import SqlServer
 
-LIVE_1 = keys.account("live", "U1")
+LIVE_1 = identifiers.account("live", "U1")
 TS_MS = 1_767_600_000_123
 
 
@@ -207,11 +207,11 @@ def brokers(empty: Database) -> Database:
 
 
 def test_a_brokers_tables_serve_as_they_are(brokers: Database) -> None:
-    found = brokers.account(keys.account("live", "17"))
+    found = brokers.account(identifiers.account("live", "17"))
     assert found == {"wallet_balance": "1000.25", "leverage": "100", "group": "VIP", "status": "1"}
-    assert brokers.account(keys.account("live", "18")) == {"leverage": "0", "status": "0"}
+    assert brokers.account(identifiers.account("live", "18")) == {"leverage": "0", "status": "0"}
     for other in ("017", "U1", "19", "-17", "17_", "9" * 19, "9" * 64):
-        assert brokers.account(keys.account("live", other)) is None
+        assert brokers.account(identifiers.account("live", other)) is None
     entry = entry_of(5, user_id="17", order={"user_id": "17", "margin": "1.123456789"})
     old = entry_of(6, user_id="17", order_id="OLD", order={"order_status": "CLOSED", "close_price": "1.25"})
     assert brokers.write_history([entry, old, old]) == [None, None, None]
@@ -261,7 +261,7 @@ def test_a_table_without_what_is_needed_is_not_used(empty: Database) -> None:
         assert said in problems
     assert "demo_user_orders.margin: INTEGER cannot hold a decimal" in problems
     with pytest.raises(StoreError) as refused:
-        empty.account(keys.account("demo", "1"))
+        empty.account(identifiers.account("demo", "1"))
     assert refused.value.code == "database_unfit"
     others = [entry_of(1), entry_of(1, user_type="strategy_provider", amount="1"), entry_of(1, order_id="o o")]
     unfit = entry_of(1, user_type="demo")
@@ -301,10 +301,10 @@ def test_two_migrate_at_once(sql_server: SqlServer) -> None:
 def test_an_account_of_each_type(database: Database) -> None:
     for kind, table in ACCOUNT_TABLES.items():
         put(database, table, id="U-1", wallet_balance="100.5", leverage="200", group="Pro", email=f"{kind}é@x.eu")
-        found = database.account(keys.Account(kind, "U-1"))
+        found = database.account(identifiers.Account(kind, "U-1"))
         assert found == {"wallet_balance": "100.5", "leverage": "200", "group": "Pro", "email": f"{kind}é@x.eu"}
-        assert database.account(keys.Account(kind, "U-2")) is None
-        assert database.account(keys.Account(kind, "u-1")) is None
+        assert database.account(identifiers.Account(kind, "U-2")) is None
+        assert database.account(identifiers.Account(kind, "u-1")) is None
     more = {
         "copy_status": "active",
         "multiplier": "1.5",
@@ -313,7 +313,7 @@ def test_an_account_of_each_type(database: Database) -> None:
         "is_active": True,
     }
     put(database, "copy_follower_accounts", id="F", wallet_balance="0", leverage="1", **more)
-    found = database.account(keys.Account(AccountType.FOLLOWER, "F"))
+    found = database.account(identifiers.Account(AccountType.FOLLOWER, "F"))
     assert found == {
         "wallet_balance": "0",
         "leverage": "1",
@@ -363,15 +363,15 @@ def test_what_is_no_number_is_not_taken_for_absent(brokers: Database) -> None:
             "ALTER TABLE live_users ALTER wallet_balance TYPE NUMERIC",
             "UPDATE live_users SET wallet_balance = 'NaN'",
         )
-        assert (brokers.account(keys.account("live", "17")) or {})["wallet_balance"] == "NaN"
+        assert (brokers.account(identifiers.account("live", "17")) or {})["wallet_balance"] == "NaN"
     execute(brokers, "UPDATE live_users SET email = '" + "x" * 200 + "'")
-    assert (brokers.account(keys.account("live", "17")) or {})["email"] == "x" * 200
+    assert (brokers.account(identifiers.account("live", "17")) or {})["email"] == "x" * 200
 
 
 def test_half_a_text_is_not_read(database: Database) -> None:
     put(database, "copy_follower_accounts", id="F", symbols_denied="EURUSD," * 1000)
     with pytest.raises(StoreError) as refused:
-        database.account(keys.Account(AccountType.FOLLOWER, "F"))
+        database.account(identifiers.Account(AccountType.FOLLOWER, "F"))
     assert refused.value.code == "row_unreadable"
 
 
@@ -385,8 +385,8 @@ def test_a_brokers_floats_read_as_they_are_written(empty: Database) -> None:
     with open_database(empty.engine.url.render_as_string(False), id_column="account_number") as by_number:
         by_number.migrate()
         expected = {"wallet_balance": "0.1", "leverage": "50", "account_number": "A7"}
-        assert by_number.account(keys.account("demo", "A7")) == expected
-        assert (by_number.account(keys.account("demo", "A8")) or {})["wallet_balance"] == "100000000000000000000"
+        assert by_number.account(identifiers.account("demo", "A7")) == expected
+        assert (by_number.account(identifiers.account("demo", "A8")) or {})["wallet_balance"] == "100000000000000000000"
 
 
 def test_other_types_of_ids(empty: Database) -> None:
@@ -399,9 +399,9 @@ def test_other_types_of_ids(empty: Database) -> None:
     )
     empty.migrate()
     expected = {"wallet_balance": "5", "leverage": "10", "is_active": "1"}
-    assert empty.account(keys.account("demo", "0b9f7c5e-8f0e-4c0e-9d0a-0123456789ab")) == expected
-    assert empty.account(keys.account("demo", "0B9F7C5E-8F0E-4C0E-9D0A-0123456789AB")) is None
-    assert empty.account(keys.account("demo", "U1")) is None
+    assert empty.account(identifiers.account("demo", "0b9f7c5e-8f0e-4c0e-9d0a-0123456789ab")) == expected
+    assert empty.account(identifiers.account("demo", "0B9F7C5E-8F0E-4C0E-9D0A-0123456789AB")) is None
+    assert empty.account(identifiers.account("demo", "U1")) is None
 
 
 def test_a_collation_makes_no_two_ids_one(empty: Database) -> None:
@@ -418,8 +418,8 @@ def test_a_collation_makes_no_two_ids_one(empty: Database) -> None:
         "INSERT INTO live_users VALUES ('abc', 1, 1)",
     )
     empty.migrate()
-    assert empty.account(keys.account("live", "ABC")) is None
-    assert empty.account(keys.account("live", "abc")) == {"wallet_balance": "1", "leverage": "1"}
+    assert empty.account(identifiers.account("live", "ABC")) is None
+    assert empty.account(identifiers.account("live", "abc")) == {"wallet_balance": "1", "leverage": "1"}
     first, same, other = entry_of(1), entry_of(2, order_id="o1"), entry_of(2, user_id="u1")
     assert empty.write_history([first, same, other]) == [None, "order_id_taken", "order_id_taken"]
     assert [row["version"] for row in rows(empty, "SELECT version FROM live_user_orders")] == [1]
@@ -432,8 +432,8 @@ def test_ids_outside_the_grammar_never_reach_the_database(text: str, database: D
     asked: list[str] = []
     sa.event.listen(database.engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
     for call in (
-        lambda: database.account(keys.Account(AccountType.LIVE, text)),
-        lambda: database.account(keys.Account(text, "U1")),  # type: ignore[arg-type]
+        lambda: database.account(identifiers.Account(AccountType.LIVE, text)),
+        lambda: database.account(identifiers.Account(text, "U1")),  # type: ignore[arg-type]
         lambda: database.group("Standard", text),
         lambda: database.group(f"{text}\n", "EURUSD"),
     ):

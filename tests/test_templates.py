@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from copyrisk._templates import Template
-from copyrisk.commands import Command, CommandType, copy_id
+from copyrisk.commands import Command, CommandType
 from copyrisk.copying import CopySettings
 from copyrisk.decimals import decimal_text
+from copyrisk.derived import copy_id
 from copyrisk.errors import CopyriskError
 from copyrisk.execution import decide
 from copyrisk.forms import Form, Forms
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.market import InstrumentKey
 from copyrisk.orders import Event, State
 from copyrisk.records import record_text

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "copyrisk"
 #: Lowest floor first; a module may import only from what stands before it.
 HOUSE = (
     "_core errors layout _cutoff _index _lists _columns _wire _pack _triggers _sizing _templates crash",
-    "terms keys decimals fields table segments vitals",
+    "terms identifiers keys derived decimals fields table segments vitals",
     "rules levels market book risk census cutoff_report cover hours pricing conditions flow",
     "sizing_terms sizing_input sizing policies following agreement copying kills",
     "orders commands records situation steps placing execution fills pursuit stopping replication",

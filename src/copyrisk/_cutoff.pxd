@@ -25,6 +25,10 @@ cpdef enum StopOut:
     FLATTEN = 4                   # everything, the largest loss first
 
 
+cdef enum:                        # an order's mark in `closing`; another one: it cannot be closed now
+    UNDER_WAY = 1
+
+
 ctypedef struct Ladder:           # 4 bytes, what is remembered of an account between ticks
     uint8_t rung                  # LadderState as last known, with hysteresis; 0: never judged
     uint8_t state                 # LadderState as of now; 0: unknown
@@ -69,6 +73,7 @@ cdef struct Holding:              # a position that may be closed
 
 cdef struct Group:                # an account's positions in one instrument
     Exposure sums
+    double base                   # what is under margin
     double second_price           # highest price but one
     double used_margin
     int32_t instrument

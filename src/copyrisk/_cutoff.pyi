@@ -125,7 +125,8 @@ def plan_closes(
     leg_rates : (2 i,) LegRate
         As priced by `price_legs`.
     closing : (o,) uint8
-        1 where a close or cancel is under way: that order counts as gone, as a whole, and is not planned again.
+        1 where a close or cancel is under way: that order counts as gone, as a whole, and is not planned again. 2 where
+        it cannot be closed now: its margin counts, and it is not planned.
     lot_limits : (i,) LotLimits
         For closes in part.
     mode : StopOut

@@ -2,14 +2,12 @@
 
 Design
 ------
-(a) `step_ladder` remembers four bytes of each account. What is not known, or known from the quotes of a closed market
-    only, moves nobody: the rung stays what it was.
+(a) `step_ladder` remembers four bytes an account. One that is unknown, or known from a closed market, keeps its rung.
 (b) Closing at the current price moves open profit, swap and commission into the balance, so equity stays and only
-    margin goes. A plan values its account once, and after each close only the margin of that close's instrument: its
-    orders are folded and valued again by the functions that value the book, so hedging, netting, margin price and
-    conversion are right by construction.
-(c) What a close would free, by which the margin modes choose, is the formula of the fold on its sums less the order. It
-    only orders the candidates; whether the account is safe is always decided by (b).
+    margin goes. A plan values its account once, and after each close only that close's instrument, by the functions
+    that value the book: hedging, netting, margin price and conversion are right by construction.
+(c) The margin modes choose by the formula of the fold on its sums less the order; whether the account is safe is always
+    decided by (b).
 (d) An account is planned for if its orders, valued here, say that it is critical, and its figures do not deny it.
 """
 from libc.math cimport NAN, ceil, fabs, floor, isfinite, rint
@@ -29,6 +27,7 @@ cdef double STEP_NOISE = 1e-9
 cdef double MOST_STEPS = 1e12
 # Two rates of freed margin that differ by less than this part of themselves are the same.
 cdef double RATE_NOISE = 1e-9
+cdef double NOT_WORKED_OUT = -1.0
 
 
 # ------------------------------------------------------------------------------------------------ ladder
@@ -95,8 +94,6 @@ def step_ladder(const int32_t[::1] rows, const Account[::1] accounts, const Figu
             edges[k] = step_one(&accounts[rows[k]], &figures[rows[k]], recovery_pct, latches, &ladders[rows[k]])
 
 
-# ---------------------------------------------------------------------------------------- profit of orders
-
 cdef inline double order_pnl_usd(const Order* o, const Instrument* instruments, const LegRate* rates) noexcept nogil:
     """Profit of a position as the valuation has it, swap and commission included; NaN of what is none."""
     cdef const LegRate* r
@@ -113,8 +110,7 @@ cdef inline double order_pnl_usd(const Order* o, const Instrument* instruments, 
 def order_pnls(const int32_t[::1] order_rows, const Order[::1] orders, const Instrument[::1] instruments,
                const LegRate[::1] leg_rates, double[::1] out):
     """See `_cutoff.pyi`."""
-    cdef Py_ssize_t k, n = instruments.shape[0]
-    cdef int32_t row
+    cdef Py_ssize_t k, row, n = instruments.shape[0]
     check_length("leg_rates", 2 * n, leg_rates.shape[0])
     check_length("out", order_rows.shape[0], out.shape[0])
     for k in range(order_rows.shape[0]):
@@ -124,11 +120,10 @@ def order_pnls(const int32_t[::1] order_rows, const Order[::1] orders, const Ins
         check_instrument(&orders[row], row, n)
     with nogil:
         for k in range(order_rows.shape[0]):
-            row = order_rows[k]
-            out[k] = order_pnl_usd(&orders[row], &instruments[0] if n else NULL, &leg_rates[0] if n else NULL)
+            out[k] = order_pnl_usd(&orders[order_rows[k]], &instruments[0] if n else NULL, &leg_rates[0] if n else NULL)
 
 
-# -------------------------------------------------------------------------------------------------- plans
+# ------------------------------------------------------------------------------------- profits and plans
 
 cdef double value_copies(Plan* p, int32_t head, Figures* f) noexcept nogil:
     """Fold and value a list of copies as an account of its own; returns its used margin."""
@@ -145,12 +140,10 @@ cdef void copy_orders(Plan* p, int32_t head, const Order* orders, int32_t* rows)
     cdef int32_t i = head, n = 0
     while i >= 0:
         p.orders[n] = orders[i]
-        p.orders[n].next = n + 1
         rows[n] = i
-        n += 1
         i = orders[i].next
-    if n > 0:
-        p.orders[n - 1].next = -1
+        n += 1
+        p.orders[n - 1].next = n if i >= 0 else -1
     p.n_orders = n
 
 
@@ -172,34 +165,36 @@ cdef bint is_to_be_planned(Plan* p, const Figures* said, bint is_latched) noexce
 
 cdef int32_t group_of(Plan* p, int32_t instrument) noexcept nogil:
     cdef int32_t g
-    cdef Group* group
     for g in range(p.n_groups):
         if p.groups[g].instrument == instrument:
             return g
-    group = &p.groups[p.n_groups]
-    group.instrument = instrument
-    group.head = group.tail = -1
+    g = p.n_groups
+    p.groups[g].instrument = instrument
+    p.groups[g].head = p.groups[g].tail = -1
     p.n_groups += 1
-    return p.n_groups - 1
+    return g
 
 
 cdef void hold(Plan* p, const int32_t* rows, const uint8_t* closing) noexcept nogil:
-    """Take the positions whose close is not under way, linked by instrument; the others count as gone."""
+    """Take the positions whose close is not under way, linked by instrument; those that are count as gone."""
     cdef int32_t i, g
     cdef Holding* h
     cdef Group* group
     p.n_holdings = p.n_groups = 0
     for i in range(p.n_orders):
         p.orders[i].next = -1
-        if p.orders[i].effect != EXECUTED or closing[rows[i]]:
+        if p.orders[i].effect != EXECUTED or closing[rows[i]] == UNDER_WAY:
             continue
         g = group_of(p, p.orders[i].instrument)
         group = &p.groups[g]
+        p.orders[i].prev = group.tail
         if group.head < 0:
             group.head = i
         else:
             p.orders[group.tail].next = i
         group.tail = i
+        if closing[rows[i]] != 0:  # it cannot be closed now: it has its margin, and is no candidate
+            continue
         h = &p.holdings[p.n_holdings]
         memset(h, 0, sizeof(Holding))
         h.pnl = order_pnl_usd(&p.orders[i], p.instruments, p.rates)
@@ -219,14 +214,15 @@ cdef void refold(Plan* p, int32_t g) noexcept nogil:
     memset(&p.exposures[0], 0, sizeof(Exposure))
     group.used_margin = value_copies(p, group.head, &f)
     group.sums = p.exposures[0]
+    group.base = margin_base_of(&p.instruments[group.instrument], group.sums.bought_units, group.sums.sold_units,
+                                group.sums.value, group.sums.highest_price)
     group.second_price = 0.0
     if not p.instruments[group.instrument].margin_at_open:
         return
     while i >= 0:
-        if p.orders[i].effect == EXECUTED:
-            price = p.orders[i].price
-            group.second_price = max(group.second_price, min(highest, price))
-            highest = max(highest, price)
+        price = p.orders[i].price
+        group.second_price = max(group.second_price, min(highest, price))
+        highest = max(highest, price)
         i = p.orders[i].next
 
 
@@ -251,18 +247,30 @@ cdef void set_open(Plan* p, Holding* h, double lots) noexcept nogil:
     refold(p, h.group)
 
 
+cdef Close* next_close(Plan* p) noexcept nogil:
+    cdef Close* close = &p.closes[p.n_closes]
+    memset(close, 0, sizeof(Close))
+    close.account = p.row
+    p.n_closes += 1
+    return close
+
+
 cdef void emit(Plan* p, Holding* h, double lots) noexcept nogil:
     """Let the plan close so many lots of a position in all, where it stands if it is in the plan already."""
-    cdef Close* close
     if h.close < 0:
         h.close = p.n_closes
-        p.n_closes += 1
-    close = &p.closes[h.close]
-    memset(close, 0, sizeof(Close))
-    close.lots, close.order, close.account = lots, h.row, p.row
+        next_close(p).order = h.row
+    p.closes[h.close].lots = lots
 
 
 cdef void close_whole(Plan* p, Holding* h) noexcept nogil:
+    cdef const Order* o = &p.orders[h.place]
+    if o.prev >= 0:
+        p.orders[o.prev].next = o.next
+    else:
+        p.groups[h.group].head = o.next
+    if o.next >= 0:
+        p.orders[o.next].prev = o.prev
     set_open(p, h, 0.0)
     emit(p, h, h.original_lots)
 
@@ -273,16 +281,13 @@ cdef void cancel_orders(Plan* p, const int32_t* rows, const uint8_t* closing) no
     cdef Close* close
     for i in range(p.n_orders):
         if p.orders[i].effect != EXECUTED and not closing[rows[i]]:
-            close = &p.closes[p.n_closes]
-            memset(close, 0, sizeof(Close))
-            close.order, close.account, close.is_cancel = rows[i], p.row, True
-            p.n_closes += 1
+            close = next_close(p)
+            close.order, close.is_cancel = rows[i], True
 
 
 cdef int by_loss(const void* one, const void* two) noexcept nogil:
-    cdef const Holding* a = <const Holding*>one
-    cdef const Holding* b = <const Holding*>two
-    return (a.pnl > b.pnl) - (a.pnl < b.pnl) or by_lots(one, two)
+    cdef double a = (<const Holding*>one).pnl, b = (<const Holding*>two).pnl
+    return (a > b) - (a < b) or by_lots(one, two)
 
 
 cdef int by_lots(const void* one, const void* two) noexcept nogil:
@@ -297,15 +302,13 @@ cdef void close_in_turn(Plan* p, bint everything) noexcept nogil:
     cdef int32_t k
     qsort(p.holdings, p.n_holdings, sizeof(Holding), by_loss)
     for k in range(p.n_holdings):
-        if not everything and is_safe(p, used_margin(p)):
-            return
         if everything:  # then no margin decides
             emit(p, &p.holdings[k], p.holdings[k].original_lots)
+        elif is_safe(p, used_margin(p)):
+            return
         else:
             close_whole(p, &p.holdings[k])
 
-
-# ------------------------------------------------------------------------------------- what a close frees
 
 cdef double freed(const Plan* p, const Holding* h, double lots, bint with_other_side) noexcept nogil:
     """Margin that closing these lots would free, before leverage; with as many of the other side, if asked."""
@@ -315,7 +318,6 @@ cdef double freed(const Plan* p, const Holding* h, double lots, bint with_other_
     cdef double units = lots * s.contract_size
     cdef double bought = group.sums.bought_units, sold = group.sums.sold_units
     cdef double value = group.sums.value, highest = group.sums.highest_price
-    cdef double before = margin_base_of(s, bought, sold, value, highest)
     if with_other_side:
         value *= 1.0 - 2.0 * units / (bought + sold)
         bought = max(bought - units, 0.0)
@@ -328,11 +330,11 @@ cdef double freed(const Plan* p, const Holding* h, double lots, bint with_other_
             bought = max(bought - units, 0.0)
         else:
             sold = max(sold - units, 0.0)
-    return (before - margin_base_of(s, bought, sold, value, highest)) * p.rates[2 * group.instrument].margin
+    return (group.base - margin_base_of(s, bought, sold, value, highest)) * p.rates[2 * group.instrument].margin
 
 
 cdef double lots_of(double steps, double step) noexcept nogil:
-    """Whole steps in lots: of a step that is one part of a lot, the double nearest to the decimal."""
+    """Whole steps in lots; if a lot is whole steps, the double nearest to the decimal."""
     cdef double parts = rint(1.0 / step)
     return steps / parts if fabs(parts * step - 1.0) < STEP_NOISE else steps * step
 
@@ -357,7 +359,9 @@ cdef double partial_most(const LotLimits* limits, const Holding* h) noexcept nog
 
 cdef double further_steps(const LotLimits* limits, const Holding* h, double lots) noexcept nogil:
     """Steps in all if these lots, or the next fewer that may be, are closed besides; NaN if that is no part."""
-    cdef double steps = min(h.taken + floor(lots / limits.step + STEP_NOISE), partial_most(limits, h))
+    cdef double most = partial_most(limits, h), steps = h.taken + floor(lots / limits.step + STEP_NOISE)
+    if not steps <= most:
+        steps = most
     return steps if steps >= partial_least(limits, h) else NAN
 
 
@@ -375,6 +379,9 @@ cdef void rate_by_lots(Plan* p, Holding* h) noexcept nogil:
         own, other = other, own
     h.rate = freed(p, h, left, False) / left
     h.way, h.pairs_whole = WHOLE, False
+    h.most = NOT_WORKED_OUT
+    if not other > 0.0:
+        return
     # Beyond what its side has more than the other, its lots free less.
     h.most = further_steps(limits, h, min(left, own - other) if own > other else left)
     if h.most > 0.0:
@@ -384,7 +391,7 @@ cdef void rate_by_lots(Plan* p, Holding* h) noexcept nogil:
             h.rate, h.way = rate, PART
     lots = min(left, other)
     steps = further_steps(limits, h, lots)
-    if lots <= 0.0 or (lots < left and not steps > 0.0):
+    if lots < left and not steps > 0.0:
         return
     rate = freed(p, h, lots, True) / (2.0 * lots)
     if rate > 0.0 and is_more(rate, h.rate):
@@ -397,9 +404,11 @@ cdef inline bint is_more(double rate, double than) noexcept nogil:
 
 cdef double used_without(Plan* p, Holding* h, double steps, double used) noexcept nogil:
     """Margin if so many steps of it were closed in all; of a pair, if as many of the other side were, too."""
-    cdef double left = p.orders[h.place].lots
-    if h.way == PAIR:
-        return used - freed(p, h, further_lots(limits_of(p, h), h, steps), True) / p.account.leverage
+    cdef double left = p.orders[h.place].lots, lots = further_lots(limits_of(p, h), h, steps)
+    cdef double guess = max(used - freed(p, h, lots, h.way == PAIR) / p.account.leverage, 0.0)
+    # What the sums say is near enough, unless their noise could decide.
+    if h.way == PAIR or not is_safe(p, max(guess - RATE_NOISE * used, 0.0)):
+        return guess
     set_open(p, h, h.original_lots - lots_of(steps, limits_of(p, h).step))
     used = used_margin(p)
     set_open(p, h, left)
@@ -409,6 +418,8 @@ cdef double used_without(Plan* p, Holding* h, double steps, double used) noexcep
 cdef double enough_steps(Plan* p, Holding* h) noexcept nogil:
     """The fewest steps in all of a position that make the account safe; NaN if no part does."""
     cdef double low, high = h.most, middle, used = used_margin(p)
+    if high == NOT_WORKED_OUT:
+        high = further_steps(limits_of(p, h), h, p.orders[h.place].lots)
     if not high > 0.0 or not is_safe(p, used_without(p, h, high, used)):
         return NAN
     low = partial_least(limits_of(p, h), h)
@@ -431,22 +442,15 @@ cdef void close_some(Plan* p, Holding* h) noexcept nogil:
         close_whole(p, h)
         return
     h.taken = steps
-    steps = lots_of(steps, limits_of(p, h).step)
-    set_open(p, h, h.original_lots - steps)
-    emit(p, h, steps)
+    emit(p, h, lots_of(steps, limits_of(p, h).step))
+    set_open(p, h, h.original_lots - p.closes[h.close].lots)
 
 
 cdef void rate(Plan* p, Holding* h, bint in_part) noexcept nogil:
-    if not is_open(p, h):
-        return
-    if in_part:
+    if in_part and p.orders[h.place].effect == EXECUTED:
         rate_by_lots(p, h)
     else:
         h.rate = freed(p, h, p.orders[h.place].lots, False)
-
-
-cdef inline bint is_open(const Plan* p, const Holding* h) noexcept nogil:
-    return p.orders[h.place].effect == EXECUTED
 
 
 cdef void close_best(Plan* p, bint in_part) noexcept nogil:
@@ -461,7 +465,7 @@ cdef void close_best(Plan* p, bint in_part) noexcept nogil:
         best = NULL
         for k in range(p.n_holdings):
             h = &p.holdings[k]
-            if is_open(p, h) and (best == NULL or is_more(h.rate, best.rate)):
+            if p.orders[h.place].effect == EXECUTED and (best == NULL or is_more(h.rate, best.rate)):
                 best = h
         if best == NULL:
             return
@@ -523,13 +527,11 @@ def plan_closes(const int32_t[::1] rows, const Account[::1] accounts, const int3
     if closes.shape[0] < total:
         raise_shape("closes", f"room for {total} (all orders of these accounts)", closes.shape[0])
     if total == 0:
-        for k in range(rows.shape[0]):
-            counts[k] = 0
+        counts[:] = 0
         return 0
-    p.instruments = &instruments[0] if instruments.shape[0] else NULL
-    p.rates = &leg_rates[0] if instruments.shape[0] else NULL
-    p.limits = &lot_limits[0] if instruments.shape[0] else NULL
-    p.nets_orders = net_orders
+    p.instruments, p.rates, p.limits, p.nets_orders = NULL, NULL, NULL, net_orders
+    if instruments.shape[0]:
+        p.instruments, p.rates, p.limits = &instruments[0], &leg_rates[0], &lot_limits[0]
     p.orders, p.legs = <Order*>malloc(longest * sizeof(Order)), <Leg*>malloc(longest * sizeof(Leg))
     p.exposures = <Exposure*>malloc(longest * sizeof(Exposure))
     p.holdings, p.groups = <Holding*>malloc(longest * sizeof(Holding)), <Group*>malloc(longest * sizeof(Group))
@@ -581,10 +583,9 @@ cdef int check_instrument(const Order* o, Py_ssize_t row, Py_ssize_t n_instrumen
     return 0
 
 
-cdef Py_ssize_t check_list(int32_t row, int32_t head, const Order[::1] orders, Py_ssize_t n_instruments) except -1:
+cdef Py_ssize_t check_list(int32_t row, int32_t i, const Order[::1] orders, Py_ssize_t n_instruments) except -1:
     """Walk one account's list once, so that its plan can trust every index; returns its length."""
     cdef Py_ssize_t n = 0
-    cdef int32_t i = head
     while i >= 0:
         if i >= orders.shape[0] or n > orders.shape[0]:
             raise_shape("orders", "lists that end inside the array", f"account row {row} whose list does not")

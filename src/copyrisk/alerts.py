@@ -18,7 +18,7 @@ from copyrisk._cutoff import Edge
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
 from copyrisk.evidence import Evidence
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.ladders import Ladders
 from copyrisk.risk import Valuer
 from copyrisk.store.episodes import Episode, Episodes, EpisodeStep
@@ -50,10 +50,6 @@ class Alerts:
         self._known = self._episodes.load()
         self._unwarned = {account for account, episode in self._known.items() if _is_unwarned(episode)}
 
-    def breached(self) -> list[Account]:
-        """Accounts that are being closed, as far as is stored."""
-        return [account for account, episode in self._known.items() if episode.is_critical]
-
     def restore(self, new: RowNumbers) -> None:
         """Put accounts that came into the book back on the rungs where their episodes left them."""
         wanted = set(new.tolist())
@@ -64,11 +60,33 @@ class Alerts:
             if row in wanted:
                 self._ladders.restore(row, is_critical=episode.is_critical, is_latched=episode.is_latched)
 
-    def event_of(self, row: int) -> str:
+    def begun(self) -> set[Account]:
+        """Accounts of which all is to be closed and something was already.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        latched = [account for account, episode in self._known.items() if episode.is_latched]
+        return self._episodes.have_begun({account: self.event_of(account) for account in latched})
+
+    def owed(self) -> dict[str, Account]:
+        """Cascades that are to begin, as far as is stored: masters by event."""
+        return {episode.owed_cascade: account for account, episode in self._known.items() if episode.owed_cascade}
+
+    def event_of(self, account: Account) -> str:
         """What made an account critical: the same id for as long as it is, whatever is restarted."""
-        account = self._book.account_at(row)
         episode = self._known.get(account, Episode())
         return f"{account.type.value}-{account.id}-{episode.number}-{episode.breaches}"
+
+    def owing(self, account: Account) -> EpisodeStep:
+        """Note that a master's cascade is to begin, for what made him critical."""
+        return EpisodeStep(account, replace(self._known[account], owed_cascade=self.event_of(account)))
+
+    def cascaded(self, account: Account, *, again: bool) -> EpisodeStep:
+        """Note that it has begun; `again`: that was another time, and he is critical anew."""
+        episode = self._known.get(account, Episode())
+        return EpisodeStep(account, replace(episode, owed_cascade="", breaches=episode.breaches + again))
 
     def judge(
         self, evidence: Evidence, valuer: Valuer, rows: RowNumbers, edges: npt.NDArray[np.uint8], now_ms: int

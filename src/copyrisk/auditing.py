@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.audit import AuditKind, BadLine, Entry, Link, Stored, joined, parse_line, parse_link
 from copyrisk.audit_check import Checked, Head, Line, check_trail, stream_place
 from copyrisk.audit_files import read_lines
@@ -192,7 +192,7 @@ def _parsed(place: str, line: bytes) -> Stored | None:
 
 
 def _show(settings: Settings, options: argparse.Namespace) -> int:
-    account = None if options.account == "all" else str(keys.parse_account(options.account))
+    account = None if options.account == "all" else str(identifiers.parse_account(options.account))
     since_ms = _time_ms("--since", options.since)
     if options.limit < 1:
         raise ConfigError("--limit takes a number of entries, from 1 on")

@@ -31,13 +31,13 @@ from copyrisk.cutoff_report import CutoffReport
 from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.evidence import Evidence
 from copyrisk.halting import Halts
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.ladders import Ladders
 from copyrisk.liquidation import Liquidator
 from copyrisk.plans import Plan
 from copyrisk.protecting import Protector
 from copyrisk.risk import Valuer
-from copyrisk.store.episodes import Episodes
+from copyrisk.store.episodes import Episodes, EpisodeStep
 from copyrisk.store.functions import FUNCTIONS_MISSING
 from copyrisk.store.lease import Lease
 from copyrisk.store.trail import Trail
@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 ROLE = "cutoff"
 _SAID_AGAIN_S = 10.0
+#: A cascade of another event is running, or nobody can say who follows: asked again in each tick.
+_NOT_YET = ("running", "followers_unreadable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Autocutoff:
         self._alerts = Alerts(self._book, self._ladders, self._episodes, cooldown_ms=chosen.warning_cooldown_ms)
         self._breached: dict[int, int] = {}  # by row: in which tick it became critical; until its first close
         self._said: dict[int, tuple[tuple[str, ...], float]] = {}
+        self._lease.doubt()
         self._cascaded: set[str] = set()
         self._owed: dict[str, tuple[Account, dict[str, Any]]] = {}  # cascades to begin, by event
         self._is_leader = False
@@ -115,14 +118,15 @@ class Autocutoff:
             The tick is void: what was decided and not done is decided anew in the next one.
         """
         started = time.perf_counter()
+        self._brake.follow(self._book.market.quotes)  # whoever acts next tick must know what they were
         try:
             is_leader = self._leads()
             self._trail.follow()
             if not is_leader:
                 return CutoffReport(took_ms=(time.perf_counter() - started) * 1e3)
             return self._step(rows, tick, now_ms, started)
-        except StoreError as failure:
-            self._has_functions = failure.code != FUNCTIONS_MISSING
+        except Exception as failure:  # whatever it is, what is known is read anew
+            self._has_functions = getattr(failure, "code", "") != FUNCTIONS_MISSING
             self._forget()
             raise
 
@@ -148,7 +152,10 @@ class Autocutoff:
             return False
         if not self._is_leader:
             self._alerts.load()
-            self._liquidator.sweep(self._alerts.breached())
+            self._liquidator.sweep()
+            for account in self._alerts.begun():
+                self._liquidator.begin(self._book.row_of(account))
+            self._owed = {event: (master, {"reason": "resumed"}) for event, master in self._alerts.owed().items()}
             self._cascader.resume()
             self._is_leader = True
             log.info("cutoff_leads")
@@ -159,19 +166,18 @@ class Autocutoff:
         evidence = Evidence(self._book, self._valuer, now_ms)
         new = self._ladders.follow()
         self._alerts.restore(new)
-        for row in new[self._ladders.rows["is_latched"][new] != 0].tolist():
-            self._liquidator.begin(row)
-        judged = self._judged(np.union1d(rows, np.concatenate([self._brake.held, new])).astype(np.int32), now_ms)
+        rows = np.union1d(rows, np.concatenate([self._brake.held, new])).astype(np.int32)
+        worse, standing = self._held(rows, now_ms)
+        judged = np.setdiff1d(rows, worse).astype(np.int32)
         edges = self._ladders.step(figures, judged)
         for row in judged[(edges & Edge.BREACHED) != 0].tolist():
             self._breached.setdefault(row, tick)
         steps, entries = self._alerts.judge(evidence, self._valuer, judged, edges, now_ms)
-        critical = self._ladders.critical(figures)
+        critical = np.setdiff1d(self._ladders.critical(figures), standing).astype(np.int32)
         if steps:
             self._trail.append(entries)
             crash.reach("cutoff.said")
-            self._episodes.store(steps, self._lease.keep())
-            self._alerts.taken(steps)
+            self._store(steps)
             crash.reach("cutoff.stored")
         self._end(judged, edges)
         plans, delays = self._liquidate(evidence, critical, tick, now_ms)
@@ -201,19 +207,19 @@ class Autocutoff:
 
     # ---- the brake
 
-    def _judged(self, rows: RowNumbers, now_ms: int) -> RowNumbers:
-        """Accounts that may be judged now: all but those that the brake holds back."""
+    def _held(self, rows: RowNumbers, now_ms: int) -> tuple[RowNumbers, RowNumbers]:
+        """Who is held back by the brake: of accounts that may be worse off, and of those that were critical before."""
         worse, lost = self._ladders.worsened(self._valuer.figures, rows)
         was_on = self._brake.is_on
-        held = self._brake.judge(self._book, self._valuer.figures, worse, len(lost))
+        standing = np.setdiff1d(self._ladders.critical(self._valuer.figures), worse).astype(np.int32)
+        held = self._brake.judge(self._book, self._valuer.figures, worse, standing, len(lost))
         if self._brake.is_on and not was_on:
-            said = {"accounts": len(self._book.account_ids), "held": len(held), "turned_unknown": len(lost)}
+            said = {"accounts": len(self._book.account_ids), "held": len(held[0]), "turned_unknown": len(lost)}
             log.critical("brake_on", **said)
             self._trail.append([Entry(AuditKind.BRAKE, reason="too_many_accounts_turned", said=said, ts_ms=now_ms)])
         elif was_on and not self._brake.is_on:
             log.warning("brake_off")
-        judged: RowNumbers = np.setdiff1d(rows, held).astype(np.int32)
-        return judged
+        return held
 
     # ---- closing
 
@@ -239,8 +245,7 @@ class Autocutoff:
         if news := [self._intent(evidence, plan, now_ms) for plan in plans if self._is_news(plan)]:
             self._trail.append(news)
         crash.reach("cutoff.planned")
-        self._begin_cascades(evidence, plans)
-        tried = self._liquidator.carry_out(plans, self._options.close_budget_ms / 1e3)
+        tried = self._liquidator.carry_out(self._begin_cascades(evidence, plans), self._options.close_budget_ms / 1e3)
         delays = []
         for plan in tried:
             if plan.was_not_critical and not self._liquidator.has_begun(plan.row):
@@ -266,38 +271,46 @@ class Autocutoff:
         said = {
             "figures": evidence.figures(plan.row),
             "quotes": evidence.quotes(plan.row),
-            "plan": [_planned(step.order_id, step.lots, is_cancel=step.is_cancel) for step in plan.steps],
+            "plan": [step.words() for step in plan.steps],
         }
         return Entry(
             AuditKind.LIQUIDATION, str(plan.account), plan.event_id, "level_at_or_below_critical", said, now_ms
         )
 
-    def _begin_cascades(self, evidence: Evidence, plans: Sequence[Plan]) -> None:
-        """Begin the cascade of every critical master, once for each time it became so, before the master is closed.
+    def _begin_cascades(self, evidence: Evidence, plans: Sequence[Plan]) -> list[Plan]:
+        """Begin the cascade of every critical master, once for each time he became so; returns who may be closed now.
 
-        It rests on a second look: what has been closed for followers cannot be opened again for them.
+        It rests on a second look: what has been closed for followers cannot be opened again for them. A master is not
+        closed before it is stored that his cascade is to begin: flat, he would not be found again.
         """
-        masters = [
-            plan for plan in plans if plan.account.type is AccountType.MASTER and plan.event_id not in self._cascaded
-        ]
-        for plan in self._liquidator.confirmed(masters) if masters else ():
-            said = {
-                "figures": evidence.figures(plan.row),
-                "quotes": evidence.quotes(plan.row),
-            }
+        masters = [plan for plan in plans if plan.account.type is AccountType.MASTER]
+        new = [plan for plan in masters if plan.event_id not in self._cascaded and plan.event_id not in self._owed]
+        confirmed = self._liquidator.confirmed(new)
+        self._store([self._alerts.owing(plan.account) for plan in confirmed])
+        for plan in confirmed:
+            said = {"figures": evidence.figures(plan.row), "quotes": evidence.quotes(plan.row)}
             self._owed[plan.event_id] = (plan.account, said)
+        crash.reach("cutoff.owing")
+        steps = []
         for event_id, (master, said) in list(self._owed.items()):
             code = self._cascader.begin(master, event_id, said)
-            if code == "running" and event_id not in self._cascader.running_ids:
-                continue  # another event's; this one's followers are looked at when that is done
+            if code in _NOT_YET and event_id not in self._cascader.running_ids:
+                continue
             log.warning("cascade", master=master.id, cascade=event_id, code=code)
             del self._owed[event_id]
-            self._cascaded.add(event_id)
-            crash.reach("cutoff.cascaded")
+            again = code == "finished" and any(plan.event_id == event_id for plan in confirmed)
+            steps.append(self._alerts.cascaded(master, again=again))
+            if not again:
+                self._cascaded.add(event_id)
+        crash.reach("cutoff.cascaded")
+        self._store(steps)
+        stored = {*self._cascaded, *self._owed}
+        return [plan for plan in plans if plan not in masters or plan.event_id in stored]
 
-
-def _planned(order_id: str, lots: object, *, is_cancel: bool) -> dict[str, object]:
-    return {"order_id": order_id, "lots": None if lots is None else str(lots), "is_cancel": is_cancel}
+    def _store(self, steps: Sequence[EpisodeStep]) -> None:
+        if steps:
+            self._episodes.store(steps, self._lease.keep())
+            self._alerts.taken(steps)
 
 
 def _outcome(plan: Plan, now_ms: int) -> Entry:

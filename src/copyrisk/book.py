@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from copyrisk import keys, layout
+from copyrisk import identifiers, layout
 from copyrisk._core import RowCode, fold_accounts
 from copyrisk._index import TextIndex
 from copyrisk._lists import listed_orders, relink_orders
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.layout import Rows
 from copyrisk.levels import judge_levels
 from copyrisk.market import Market
@@ -109,7 +109,7 @@ class Book:
 
     def account_at(self, row: int) -> Account:
         """The account of a row in use."""
-        return keys.parse_account(self.account_ids.text(row).decode("ascii"))
+        return identifiers.parse_account(self.account_ids.text(row).decode("ascii"))
 
     def account_rows(self) -> RowNumbers:
         """(n,) rows in use."""
@@ -217,12 +217,12 @@ class Book:
             Order rows that must be read: until then they make their account unknown, for half an account is not a
             healthy one. An id that is none stays unknown.
         """
-        readable = keys.are_order_ids(cells)
+        readable = identifiers.are_order_ids(cells)
         if not readable.all():
             # What is no id must not become one by being cut off: it would hide behind another order.
             cells = cells.copy()
             cells[:, 0] = np.clip(cells[:, 0], 1, _ORDER_TEXT)
-            cells[~readable & keys.are_order_ids(cells), -1] = ord("?")
+            cells[~readable & identifiers.are_order_ids(cells), -1] = ord("?")
         rows, is_new = self.order_ids.put_cells(np.repeat(account_rows, counts), cells)
         for table in (self._orders, self._order_symbol, self._is_listed):
             table.cover(self.order_ids.high)

@@ -1,9 +1,10 @@
 """The brake: what one print, or one tick, says of too many accounts must be confirmed before anybody is closed.
 
-A quote is *suspect* in the tick in which it jumped by more than a set share; in a tick in which more than a set share
-of all accounts turned critical or unknown, every quote is. Accounts that turned bad while they hold a suspect symbol,
-or one that is converted by a suspect quote, are held back until all those quotes have printed again, and for two ticks
-at most: a bad print is corrected by then, a real gap is not. Pure: no store, no clock.
+A quote is *suspect* in the tick in which it jumped by more than a set share, or is seen for the first time; in a tick
+in which more than a set share of all accounts turned critical or unknown, every quote is. Accounts that turned bad, or
+are critical, while they hold a suspect symbol, or one that is converted by a suspect quote, are held back until all
+those quotes have printed again, and for two ticks at most: a bad print is corrected by then, a real gap is not. Pure:
+no store, no clock.
 """
 
 import numpy as np
@@ -28,7 +29,7 @@ class Brake:
     min_accounts : int
         So few never do.
     jump_pct : float
-        A quote whose mid price moves by more from one tick to the next is suspect; 0: none is.
+        A quote whose mid price moves by more from one tick to the next is suspect; 0: none is, a new one neither.
 
     Attributes
     ----------
@@ -51,42 +52,15 @@ class Brake:
         """(k,) int32."""
         return np.flatnonzero(self._held).astype(np.int32)
 
-    def judge(self, book: Book, figures: Rows, turned: RowNumbers, lost: int) -> RowNumbers:
-        """Take one tick, and say who is held back in it.
+    def follow(self, quotes: Rows) -> None:
+        """Take the quotes of one tick: trust suspect ones that printed again, or were suspect for long enough.
 
-        Parameters
-        ----------
-        turned : (n,) int32
-            Rows that are worse than they were judged so far; those that were held back and still are among them.
-        lost : int
-            How many accounts turned unknown.
-
-        Returns
-        -------
-        (k,) int32
-            Those of `turned` about which nothing may be decided in this tick.
+        Suspect are those that jumped, and those that are seen for the first time: nobody knows where they come from.
         """
-        self._follow_quotes(book.market.quotes)
-        held = np.zeros(len(book.accounts), np.int8)
-        held[: len(self._held)] = self._held
-        is_critical = figures["state"][turned] == LadderState.CRITICAL
-        new = int((is_critical & (held[turned] == 0)).sum()) + lost
-        if new >= self._min_accounts and new > self._share * len(book.account_ids):
-            self._age[self._age == 0] = 1
-            self.is_on = True
-        suspect = self._suspect_bits(book.market.instruments)
-        self.is_on = self.is_on and bool(suspect)
-        waits: RowNumbers = turned[((book.marks[turned] & np.uint64(suspect)) != 0) & (held[turned] < _LONGEST_TICKS)]
-        self._held = np.zeros(len(book.accounts), np.int8)
-        self._held[waits] = held[waits] + 1
-        return waits
-
-    def _follow_quotes(self, quotes: Rows) -> None:
-        """Trust suspect quotes that printed again, or were suspect for long enough; suspect those that jumped."""
         before, count = self._quotes, len(self._quotes)
-        age, has_printed = np.zeros(len(quotes), np.int8), np.zeros(len(quotes), np.bool_)
+        age, has_printed = np.zeros(len(quotes), np.int8), np.ones(len(quotes), np.bool_)
         known = np.full(len(quotes), np.nan)
-        age[:count], known[:count] = self._age, self._mids
+        age[:count], known[:count], has_printed[:count] = self._age, self._mids, False
         for name in ("bid", "ask", "ts_ms"):
             has_printed[:count] |= quotes[name][:count] != before[name]
         usable = are_known(quotes["code"])
@@ -94,9 +68,42 @@ class Brake:
         age[age > 0] += 1
         age[(has_printed & usable) | (age > _LONGEST_TICKS)] = 0
         if self._jump > 0:
-            # NaN fails the comparison: what was not known before has not jumped.
-            age[has_printed & (np.abs(mids - known) > self._jump * known)] = 1
+            age[usable & has_printed & ~(np.abs(mids - known) <= self._jump * known)] = 1  # NaN: not known before
         self._age, self._quotes, self._mids = age, quotes.copy(), np.where(usable, mids, known)
+
+    def judge(
+        self, book: Book, figures: Rows, turned: RowNumbers, standing: RowNumbers, lost: int
+    ) -> tuple[RowNumbers, RowNumbers]:
+        """Say who is held back in this tick, after `follow`.
+
+        Parameters
+        ----------
+        turned : (n,) int32
+            Rows that are worse than they were judged so far; those that were held back and still are among them.
+        standing : (m,) int32
+            Rows that were critical before.
+        lost : int
+            How many accounts turned unknown.
+
+        Returns
+        -------
+        turned, standing : (k,), (l,) int32
+            Those of either about which nothing may be decided in this tick.
+        """
+        held = np.zeros(len(book.accounts), np.int8)
+        held[: len(self._held)] = self._held
+        is_critical = figures["state"][turned] == LadderState.CRITICAL
+        new = int((is_critical & (held[turned] == 0)).sum()) + lost
+        if new >= self._min_accounts and new > self._share * len(book.account_ids):
+            self._age[(self._age == 0) & are_known(self._quotes["code"])] = 1
+            self.is_on = True
+        suspect = np.uint64(self._suspect_bits(book.market.instruments))
+        self.is_on = self.is_on and bool(suspect)
+        rows = np.concatenate([turned, standing])
+        waits = ((book.marks[rows] & suspect) != 0) & (held[rows] < _LONGEST_TICKS)
+        self._held = np.zeros(len(book.accounts), np.int8)
+        self._held[rows[waits]] = held[rows[waits]] + 1
+        return turned[waits[: len(turned)]], standing[waits[len(turned) :]]
 
     def _suspect_bits(self, instruments: Rows) -> int:
         """Bits of the symbols that are valued with a suspect quote, as in `Book.marks`."""

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from copyrisk.book import RowNumbers
-from copyrisk.commands import copy_ids
 from copyrisk.cover import margin_usd, new_orders, value_with
 from copyrisk.decimals import cents_of
+from copyrisk.derived import copy_ids
 from copyrisk.forms import Form
 from copyrisk.kills import TRADING_HALTED, Kills
 from copyrisk.layout import Rows

@@ -18,7 +18,7 @@ from copyrisk.errors import ConfigError, CopyriskError, Refused
 from copyrisk.fields import usd_text
 from copyrisk.following import account_of, check_master
 from copyrisk.gateway.messages import printable
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.layout import Rows
 from copyrisk.records import Order
 from copyrisk.risk import CONVERSION_SIDES, are_known

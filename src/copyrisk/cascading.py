@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from copyrisk import crash, keys
+from copyrisk import crash, identifiers
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book
 from copyrisk.cascade import (
@@ -35,7 +35,7 @@ from copyrisk.commands import CommandType, Cut
 from copyrisk.dispatch import Dispatcher
 from copyrisk.errors import CopyriskError, Refused
 from copyrisk.following import account_of
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.layout import Rows
 from copyrisk.orders import FINISHED
 from copyrisk.records import Order
@@ -128,7 +128,7 @@ class Cascader:
             It may have been begun or not; asking again tells.
         InvalidId
         """
-        keys.check_cascade_id(event_id)
+        identifiers.check_cascade_id(event_id)
         if self._owes_resume:
             self.resume()
         running = any(one.cascade.master_id == master.id for one in self._running.values())

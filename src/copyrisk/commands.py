@@ -2,25 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from typing import TypeVar
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.decimals import ZERO, parse_decimal
+from copyrisk.derived import COPY_PREFIX, DIGEST_BYTES, derived_id
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import is_pending_type
-from copyrisk.terms import AccountType, OrderType
+from copyrisk.terms import OrderType
 
-_DIGEST_BYTES = 16
 _REASON_CHARS = 200
 
-#: How the ids of copies begin; nobody else may choose such an id.
-COPY_PREFIX = "copy-"
 
 W = TypeVar("W", bound=StrEnum)
 
@@ -184,13 +182,13 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
     kind = _word(CommandType, fields.get("type", ""), "unknown_command")
     if kind in INTERNAL:
         raise Refused(f"nobody may ask for {kind.value!r}", code="unknown_command")
-    account = keys.account(fields.get("user_type", ""), fields.get("user_id", ""))
+    account = identifiers.account(fields.get("user_type", ""), fields.get("user_id", ""))
     client_key = fields.get("idempotency_key", "")
     if client_key:
-        keys.check_idempotency_key(client_key)
+        identifiers.check_idempotency_key(client_key)
     given_id = fields.get("order_id", "")
     if given_id or kind not in PLACING:
-        keys.check_order_id(given_id)
+        identifiers.check_order_id(given_id)
     if kind in PLACING and given_id.startswith(COPY_PREFIX):
         raise InvalidId(f"order ids with {COPY_PREFIX!r} are those of copies", code="invalid_order_id")
     # Without a key of the client's the same order id is the same order, and any other entry a cause of its own.
@@ -220,12 +218,12 @@ def _of_type(kind: CommandType, fields: Mapping[str, str]) -> dict[str, object]:
             raise Refused(f"{order_type} is no order type of '{kind}'", code="invalid_order_type")
         master = fields.get("master_order_id", "")
         return {
-            "symbol": keys.check_symbol(fields.get("symbol", "")),
+            "symbol": identifiers.check_symbol(fields.get("symbol", "")),
             "order_type": order_type,
             "price": _positive(fields, "order_price", required=True) if kind is CommandType.PENDING else None,
             "stop_loss": _positive(fields, "stop_loss"),
             "take_profit": _positive(fields, "take_profit"),
-            "master_order_id": keys.check_order_id(master) if master else "",
+            "master_order_id": identifiers.check_order_id(master) if master else "",
         }
     if kind is CommandType.MODIFY:
         return {"price": _positive(fields, "order_price", required=True)}
@@ -256,10 +254,10 @@ def parse_report(fields: Mapping[str, str]) -> Report:
     if status in (ReportStatus.PARTIAL, ReportStatus.FILLED) and filled == 0:
         raise Refused("a fill of nothing", code="report_invalid")
     return Report(
-        request_id=keys.check_order_id(fields.get("request_id", "")),
+        request_id=identifiers.check_order_id(fields.get("request_id", "")),
         action=fields.get("action", ""),
-        account=keys.account(fields.get("user_type", ""), fields.get("user_id", "")),
-        order_id=keys.check_order_id(fields.get("order_id", "")),
+        account=identifiers.account(fields.get("user_type", ""), fields.get("user_id", "")),
+        order_id=identifiers.check_order_id(fields.get("order_id", "")),
         status=status,
         sequence=int(sequence),
         filled=filled,
@@ -283,31 +281,9 @@ def kind_of_report(report: Report) -> Kind:
     return {"open": Kind.OPEN, "close": Kind.CLOSE, "cancel": Kind.CANCEL}.get(report.action, Kind.PENDING)
 
 
-def derived_id(prefix: str, *cause: str) -> str:
-    """An id that is a pure function of its cause: whatever is repeated, it is the same one."""
-    digest = hashlib.blake2b("\n".join(cause).encode(), digest_size=_DIGEST_BYTES).hexdigest()
-    return prefix + digest
-
-
-def copy_id(master_order_id: str, follower: Account) -> str:
-    """The order id of a follower's copy of a master's order."""
-    return derived_id(COPY_PREFIX, master_order_id, str(follower))
-
-
-def copy_ids(master_order_id: str, follower_ids: Sequence[bytes]) -> list[bytes]:
-    """`copy_id` for many followers, by their account ids."""
-    start = hashlib.blake2b(f"{master_order_id}\n{AccountType.FOLLOWER}:".encode(), digest_size=_DIGEST_BYTES)
-    found = []
-    for follower_id in follower_ids:
-        digest = start.copy()
-        digest.update(follower_id)
-        found.append(f"{COPY_PREFIX}{digest.hexdigest()}".encode())
-    return found
-
-
 def _digest(fields: Mapping[str, str]) -> str:
     said = {name: value for name, value in fields.items() if name != "idempotency_key"}
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _positive(fields: Mapping[str, str], name: str, *, required: bool = False) -> Decimal | None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from copyrisk.decimals import ZERO, parse_decimal
 from copyrisk.errors import InvalidId
 from copyrisk.fields import COPY_FIELDS
-from copyrisk.keys import check_symbol
+from copyrisk.identifiers import check_symbol
 from copyrisk.sizing_terms import AboveMax, BelowMin, LeverageCorrection, Rounding, SizingMode
 from copyrisk.terms import OrderType
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from copyrisk import layout
 from copyrisk._core import ConversionSide, OrderEffect, RowCode, price_legs, value_accounts
+from copyrisk._cutoff import order_pnls
 from copyrisk.decimals import cents
 from copyrisk.layout import Rows
 from copyrisk.market import Market
@@ -62,6 +63,16 @@ def value_now(accounts: Rows, held: Rows, market: Market, side: ConversionSide, 
     legs = fold_all(accounts, held, market.instruments, net_orders=nets_orders)
     value_accounts(accounts, legs, rates, market.instruments, figures)
     return figures
+
+
+def profits_now(orders: Rows, market: Market, side: ConversionSide) -> npt.NDArray[np.float64]:
+    """(o,) USD: the profit of single positions by the quotes as they were judged last; 0 of what is no position."""
+    rates: Rows = np.zeros(2 * len(market.instruments), layout.LEG_RATE)
+    price_legs(market.instruments, market.quotes, side, rates)
+    found = np.zeros(len(orders))
+    order_pnls(np.arange(len(orders), dtype=np.int32), orders, market.instruments, rates, found)
+    found[orders["effect"] != OrderEffect.EXECUTED] = 0.0
+    return found
 
 
 def are_covered(figures: Rows, alone: Rows, reserved_usd: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

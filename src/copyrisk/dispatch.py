@@ -15,7 +15,7 @@ import structlog
 from copyrisk import crash, keys
 from copyrisk.errors import Refused, StoreError, TryLater
 from copyrisk.fills import Break
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.situation import Nothing, Outcome
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.changes import ANSWER_KEEP_MS, Right, change_of, event_of, refusal_answer, refusal_of
@@ -33,7 +33,7 @@ from copyrisk.store.functions import (
     text,
 )
 from copyrisk.store.kill_switch import KillSwitch
-from copyrisk.store.pipe import Pipe
+from copyrisk.store.pipe import Pipe, pack
 from copyrisk.verdicts import Fenced, Job, Repeated, Verdict, judge_wave, repeated
 
 log = structlog.get_logger(__name__)
@@ -74,17 +74,20 @@ class Dispatcher:
             waiting = [job for job in waiting if job not in done]
 
     def look(self, jobs: Sequence[Job]) -> None:
-        """Give jobs of different accounts the verdicts they would have now; nothing is changed. Raises as `carry_out`."""
+        """Give jobs of different accounts the verdicts they would have now; changes nothing. Raises as `carry_out`."""
         self._read(list(jobs))
         judge_wave(jobs, self._appraiser, self._switch)
 
     def bring_about(self, later: Sequence[Waiting]) -> None:
         """Bring about what was put off; raises as `carry_out`. What cannot be done stays in its account's outbox."""
-        self._effects.deliver(later)
+        # A later job of an account finds in the outbox what an earlier one has put off.
+        self._effects.deliver(list({(one.account, one.entry_id): one for one in later}.values()))
 
     def sweep(self, accounts: Sequence[Account]) -> None:
         """Bring about whatever changes of some accounts have left behind; raises as `carry_out`."""
-        self.bring_about(self._effects.read_outboxes(accounts))
+        counts = self._pipe.exchange([pack("XLEN", keys.outbox(account)) for account in accounts])
+        left = [account for account, count in zip(accounts, counts, strict=True) if not _is_unusable(count) and count]
+        self.bring_about(self._effects.read_outboxes(left))
 
     def _wave(self, jobs: list[Job], right: Callable[[], Right] | None, later: list[Waiting] | None) -> list[Job]:
         """Do one job each of some accounts; returns all but those that must be decided anew."""
@@ -192,8 +195,8 @@ class Dispatcher:
         verdict, cause = job.verdict, job.cause
         if isinstance(verdict, Repeated | TryLater) or getattr(verdict, "code", "") == _MISSING:
             return None
-        if job.is_internal and isinstance(verdict, Nothing):
-            return None
+        if job.is_internal and isinstance(verdict, Nothing | Refused):
+            return None  # whoever asked knows, and asks again
         event = self._event(job)
         is_refusal = isinstance(verdict, Refused) and verdict.code != "idempotency_conflict"
         answer = refusal_answer(cause, event) if is_refusal else ""
@@ -224,7 +227,7 @@ def break_request(failure: Break, fields: dict[str, str]) -> bytes:
 
 
 def _read_request(job: Job) -> bytes:
-    return read_request(job.account, job.order_id, job.cause.answer_key or "-")
+    return read_request(job.account, job.order_id, job.cause.answer_key or "-", with_ending=job.rests_on_level)
 
 
 def _is_unusable(reply: Any) -> bool:

@@ -34,6 +34,7 @@ from copyrisk.terms import AccountType
 log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
+_FAULT = "internal_error"
 _REREAD_WITHIN_S = 59.0  # each account, whatever was reported: within a minute, a late tick included
 
 
@@ -224,6 +225,11 @@ class Engine:
                 log.critical("cutoff_hindered", tick=self._number, code=failure.code, reason=str(failure))
             self._hindered = failure.code
             return CutoffReport(failure=failure.code)
+        except Exception as fault:  # a fault of ours must not keep every portfolio from being written
+            if self._hindered != _FAULT:
+                log.critical("cutoff_hindered", tick=self._number, code=_FAULT, reason=repr(fault), exc_info=True)
+            self._hindered = _FAULT
+            return CutoffReport(failure=_FAULT)
         if self._hindered:
             log.warning("cutoff_goes_on", tick=self._number)
         self._unjudged, self._hindered = np.zeros(0, np.int32), ""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from copyrisk.commands import copy_id
 from copyrisk.decimals import decimal_text
+from copyrisk.derived import copy_id
 from copyrisk.errors import Refused, StoreError
 from copyrisk.layout import Rows
 from copyrisk.replication import COPIED, target_words

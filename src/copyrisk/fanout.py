@@ -24,8 +24,8 @@ from copyrisk.candidates import (
     seen_candidates,
     value_candidates,
 )
-from copyrisk.commands import copy_ids
 from copyrisk.cover import are_covered
+from copyrisk.derived import copy_ids
 from copyrisk.forms import Form, Forms
 from copyrisk.kills import TRADING_HALTED, UNREADABLE
 from copyrisk.layout import Rows

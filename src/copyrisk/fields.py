@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from copyrisk import keys, layout
+from copyrisk import identifiers, keys, layout
 from copyrisk._columns import Columns
 from copyrisk._core import OrderEffect, RowCode
 from copyrisk._index import TextIndex
@@ -122,8 +122,8 @@ class Names:
 def _grammars_of(name: bytes) -> tuple[bool, bool, bool, bool]:
     text = name.decode("ascii", "replace")
     return (
-        _passes(keys.check_symbol, text),
-        _passes(keys.check_group, text),
+        _passes(identifiers.check_symbol, text),
+        _passes(identifiers.check_group, text),
         _CURRENCY.fullmatch(text) is not None,
         text in USD_LIKE,
     )

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.decimals import decimal_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.sizing_terms import AboveMax, BelowMin, LeverageCorrection, Rounding, SizingMode
 from copyrisk.terms import AccountType
 
@@ -106,8 +106,8 @@ def check_master(given: str) -> str:
         `follower_as_master`, `not_a_master`, `invalid_account_id`, `invalid_user_type`.
     """
     if ":" not in given:
-        return keys.check_account_id(given)
-    account = keys.parse_account(given)
+        return identifiers.check_account_id(given)
+    account = identifiers.parse_account(given)
     if account.type is AccountType.FOLLOWER:
         raise Refused(f"{account} is a follower, and cannot be followed", code="follower_as_master")
     if account.type is not AccountType.MASTER:
@@ -124,8 +124,8 @@ def check_follower(given: str, master: str | None = None) -> str:
         `self_follow`, `not_a_follower`, `invalid_account_id`, `invalid_user_type`.
     """
     if ":" not in given:
-        return keys.check_account_id(given)
-    account = keys.parse_account(given)
+        return identifiers.check_account_id(given)
+    account = identifiers.parse_account(given)
     if account == (AccountType.MASTER, master):
         raise Refused(f"{account} would follow itself", code="self_follow")
     if account.type is not AccountType.FOLLOWER:
@@ -150,7 +150,7 @@ def _one_of(*words: str) -> Callable[[str], str | None]:
 def _symbols(text: str) -> str | None:
     names = [name.strip() for name in text.split(",")]
     try:
-        joined = ",".join(keys.check_symbol(name) for name in names)
+        joined = ",".join(identifiers.check_symbol(name) for name in names)
     except InvalidId:
         return None
     return joined if len(joined) <= _SYMBOLS_CHARS else None
@@ -236,7 +236,7 @@ def new_configuration(master: Mapping[str, str], candidate: Candidate) -> dict[s
         raise Refused("there is no such account, and no amount to begin with", code="account_missing")
     leverage, group = parse_decimal(master.get(LEVERAGE)), master.get(GROUP)
     try:
-        is_usable = leverage is not None and leverage > 0 and (group is None or keys.check_group(group) == group)
+        is_usable = leverage is not None and leverage > 0 and (group is None or identifiers.check_group(group) == group)
     except InvalidId:
         is_usable = False
     if not is_usable:

@@ -10,7 +10,7 @@ from copyrisk.copying import CopySettings
 from copyrisk.decimals import EXACT
 from copyrisk.errors import CopyriskError
 from copyrisk.execution import decide
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.market import InstrumentKey
 from copyrisk.orders import is_pending_type
 from copyrisk.placing import amounts_of

@@ -16,7 +16,7 @@ from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
 from copyrisk.cascading import Cascader
 from copyrisk.errors import InvalidId
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.kills import Kills, orders_to_close
 from copyrisk.liquidation import Liquidator
 from copyrisk.plans import Plan, Step

@@ -13,11 +13,12 @@ from fractions import Fraction
 import redis
 import structlog
 
-from copyrisk import crash, keys
-from copyrisk.commands import Command, CommandType, Target, copy_id
+from copyrisk import crash, identifiers, keys
+from copyrisk.commands import Command, CommandType, Target
+from copyrisk.derived import copy_id
 from copyrisk.dispatch import Dispatcher
 from copyrisk.errors import CopyriskError, StoreError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.observer import Observer
 from copyrisk.orders import FINISHED, State
 from copyrisk.replication import COPIED, MasterEvent, reversed_target
@@ -234,8 +235,8 @@ def read_waiting(pipe: Pipe) -> list[CopyOf]:
     for own, stored in zip(flat[::2], flat[1::2], strict=True):
         try:
             said = json.loads(stored)
-            account = keys.account(AccountType.FOLLOWER.value, said["follower"])
-            own_id, master_id = keys.check_order_id(text(own)), keys.check_order_id(said["order_id"])
+            account = identifiers.account(AccountType.FOLLOWER.value, said["follower"])
+            own_id, master_id = identifiers.check_order_id(text(own)), identifiers.check_order_id(said["order_id"])
             found.append(CopyOf(account, own_id, master_id, bool(said["reverse"]), bool(said["closes"])))
         except (ValueError, LookupError, TypeError, CopyriskError) as fault:
             log.critical("waiting_copy_unreadable", copy=text(own), reason=repr(fault))

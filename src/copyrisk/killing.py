@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from copyrisk import fields, keys
+from copyrisk import fields, identifiers, keys
 from copyrisk._core import OrderEffect
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import ConfigError, InvalidId, Refused, RowCode, StoreError
 from copyrisk.gateway.messages import printable
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.kills import (
     REASON_CHARS,
     Kill,
@@ -149,7 +149,7 @@ def _look(on: _Opened, scope: Scope) -> tuple[Hits, str]:
         followers = followers_of_masters(on.pipe, [scope.name])[scope.name]
         rows = np.union1d(rows, _copies_of(on.pipe, book, followers)).astype(np.int32)
     elif scope.kind is ScopeKind.ACCOUNT:
-        is_there = book.row_of(keys.parse_account(scope.name)) >= 0
+        is_there = book.row_of(identifiers.parse_account(scope.name)) >= 0
     elif scope.kind is ScopeKind.SYMBOL:
         (count,) = on.pipe.ask(pack("EXISTS", keys.market(scope.name)))
         is_there = bool(count)

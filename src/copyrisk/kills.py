@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.book import Book, Flags, RowNumbers
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.terms import AccountType
 
 TRADING_HALTED, UNREADABLE = "trading_halted", "kill_switch_unreadable"
@@ -61,11 +61,11 @@ def parse_scope(text: str) -> Scope:
     if text == ScopeKind.ALL:
         return Scope(ScopeKind.ALL)
     if separator and word == ScopeKind.ACCOUNT:
-        return Scope(ScopeKind.ACCOUNT, str(keys.parse_account(name)))
+        return Scope(ScopeKind.ACCOUNT, str(identifiers.parse_account(name)))
     if separator and word == ScopeKind.MASTER:
-        return Scope(ScopeKind.MASTER, keys.check_account_id(name))
+        return Scope(ScopeKind.MASTER, identifiers.check_account_id(name))
     if separator and word == ScopeKind.SYMBOL:
-        return Scope(ScopeKind.SYMBOL, keys.check_symbol(name))
+        return Scope(ScopeKind.SYMBOL, identifiers.check_symbol(name))
     shown = f"{text[:_SHOWN_CHARS]!a}"
     raise InvalidId(f"not all, account:TYPE:ID, master:ID or symbol:NAME: {shown}", code="invalid_scope")
 
@@ -238,7 +238,7 @@ def orders_in(book: Book, scopes: Collection[Scope]) -> RowNumbers:
         return rows
     orders: Any = book.orders[rows]
     names = {kind: [scope.name for scope in scopes if scope.kind is kind] for kind in ScopeKind}
-    owners = [keys.parse_account(name) for name in names[ScopeKind.ACCOUNT]]
+    owners = [identifiers.parse_account(name) for name in names[ScopeKind.ACCOUNT]]
     owners += [Account(AccountType.MASTER, name) for name in names[ScopeKind.MASTER]]
     owner_rows = [row for row in map(book.row_of, owners) if row >= 0]
     is_in: Flags = np.isin(orders["account"], owner_rows)

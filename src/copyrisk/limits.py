@@ -21,7 +21,7 @@ from copyrisk.book import RowNumbers
 from copyrisk.copying import CopySettings
 from copyrisk.decimals import decimal_text, parse_decimal
 from copyrisk.following import CopyStatus
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.observer import Observer
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack

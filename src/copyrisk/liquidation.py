@@ -8,6 +8,7 @@ nothing, and what it leaves undone is planned again in the next tick.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,8 @@ from copyrisk import crash, layout
 from copyrisk._cutoff import StopOut, plan_closes
 from copyrisk.book import Book, RowNumbers
 from copyrisk.dispatch import Dispatcher
-from copyrisk.errors import TryLater
-from copyrisk.keys import Account, check_order_id
+from copyrisk.errors import CopyriskError
+from copyrisk.identifiers import Account, check_order_id
 from copyrisk.layout import Rows
 from copyrisk.orders import State
 from copyrisk.plans import Plan, Step, is_under_way
@@ -34,8 +35,31 @@ log = structlog.get_logger(__name__)
 _AT_ONCE = 250  # accounts
 _STEPS_A_TICK = 20  # of one account, so that one with a thousand orders does not keep the others waiting
 _RETRY_S = 1.0
+_STUCK_S = 5.0
+_UNDER_WAY, _STUCK = 1, 2
+#: Codes that say that nothing of the account can be closed now; any other is of the order alone.
+_OF_ACCOUNT = (
+    *("account_unreadable", "account_busy", "account_unknown", "account_missing", "wallet_balance_invalid"),
+    "effects_failed",
+)
 _IN_FLIGHT = (State.CLOSING, State.CANCELLING)
 _LOT_DIGITS = 8
+
+
+class _Known(NamedTuple):
+    """What is known of an order for a while: whose row it is, and a mark as `plan_closes` takes it."""
+
+    order_id: bytes
+    mark: int
+    until_s: float
+
+
+class _Wait(NamedTuple):
+    """An account that could not be closed: the birth of its row, how often it was tried, and when it is next."""
+
+    born: int
+    tries: int
+    due_s: float
 
 
 class Liquidator:
@@ -58,11 +82,11 @@ class Liquidator:
         lots_of: Callable[[], Rows],
     ) -> None:
         self._dispatcher, self._lease, self._book, self._mode, self._lots_of = dispatcher, lease, book, mode, lots_of
-        self._in_flight: dict[int, tuple[bytes, float]] = {}  # by order row: whose row it is, and until when it counts
+        self._known: dict[int, _Known] = {}  # by order row
         self._begun: dict[int, int] = {}  # by account row: its birth
-        self._refused: dict[int, tuple[int, float]] = {}  # by account row: its birth, and when to try again
+        self._refused: dict[int, _Wait] = {}  # by account row
 
-    def plan(self, valuer: Valuer, rows: RowNumbers, ladders: Rows, event_of: Callable[[int], str]) -> list[Plan]:
+    def plan(self, valuer: Valuer, rows: RowNumbers, ladders: Rows, event_of: Callable[[Account], str]) -> list[Plan]:
         """What is to be done now about accounts that are critical, or latched, the worst first."""
         waiting = self._waiting()
         chosen = np.array([row for row in rows.tolist() if row not in waiting], np.int32)
@@ -95,7 +119,8 @@ class Liquidator:
             steps = [self._step(close) for close in closes[start : start + min(count, _STEPS_A_TICK)]]
             start += count
             if steps:
-                found.append(Plan(row, book.account_at(row), event_of(row), steps))
+                account = book.account_at(row)
+                found.append(Plan(row, account, event_of(account), steps))
         return found
 
     def confirmed(self, plans: Sequence[Plan]) -> list[Plan]:
@@ -105,9 +130,16 @@ class Liquidator:
         ------
         StoreError, StoreUnavailable
         """
-        looks = {plan: plan.job(plan.steps[0], only_critical=True) for plan in plans}
-        self._dispatcher.look(list(looks.values()))
-        return [plan for plan, job in looks.items() if is_under_way(job)]
+        left = list(plans)
+        found = []
+        for turn in range(max((len(plan.steps) for plan in plans), default=0)):  # an order may be gone by now
+            looks = {plan: plan.job(plan.steps[turn], only_critical=True) for plan in left if turn < len(plan.steps)}
+            self._dispatcher.look(list(looks.values()))
+            found += [plan for plan, job in looks.items() if is_under_way(job)]
+            left = [plan for plan in looks if plan not in found]
+            if not left:
+                break
+        return found
 
     def carry_out(self, plans: Sequence[Plan], budget_s: float) -> list[Plan]:
         """Take the steps of plans, portion after portion, until the time is over; returns those that were taken.
@@ -122,9 +154,9 @@ class Liquidator:
         self._dispatcher.bring_about(later)
         return tried
 
-    def sweep(self, accounts: Sequence[Account]) -> None:
-        """Bring about what closes of accounts may have left behind; raises as `carry_out`."""
-        self._dispatcher.sweep(accounts)
+    def sweep(self) -> None:
+        """Bring about what changes of whatever account have left behind; raises as `carry_out`."""
+        self._dispatcher.sweep([self._book.account_at(row) for row in self._book.account_rows().tolist()])
 
     def _carry_out(self, plans: Sequence[Plan], until_s: float, later: list[Waiting]) -> list[Plan]:
         """All closes are stored before what follows from any of them in other slots is brought about."""
@@ -195,27 +227,28 @@ class Liquidator:
     def _waiting(self) -> set[int]:
         """Accounts that could not be closed a moment ago; asking them in every tick would keep the others waiting."""
         now_s = time.monotonic()
-        self._refused = {
-            row: (born, due_s)
-            for row, (born, due_s) in self._refused.items()
-            if due_s > now_s and born == self._book.born[row]
-        }
-        return set(self._refused)
+        self._refused = {row: wait for row, wait in self._refused.items() if wait.born == self._book.born[row]}
+        return {row for row, wait in self._refused.items() if wait.due_s > now_s}
 
     def _closing(self) -> npt.NDArray[np.uint8]:
-        """(o,) uint8: orders that are being closed or cancelled with the provider, as far as it is known here.
+        """(o,) uint8: 1 of orders that are being closed or taken back, 2 of those that cannot be, as far as is known.
 
         It counts for a while only: then the order is asked again, and says itself whether it is still so.
         """
-        now_s, ids = time.monotonic(), self._book.order_ids
+        now_s = time.monotonic()
         closing = np.zeros(len(self._book.orders), np.uint8)
-        self._in_flight = {
-            row: (order_id, until_s)
-            for row, (order_id, until_s) in self._in_flight.items()
-            if until_s > now_s and row < len(closing) and ids.text(row) == order_id
+        self._known = {
+            row: known
+            for row, known in self._known.items()
+            if known.until_s > now_s and self._is_still(row, known.order_id)
         }
-        closing[list(self._in_flight)] = 1
+        for row, known in self._known.items():
+            closing[row] = known.mark
         return closing
+
+    def _is_still(self, row: int, order_id: bytes) -> bool:
+        """Whether a row is that of this order; it may be free by now, or another's."""
+        return self._book.order_ids.is_used(row) and self._book.order_ids.text(row) == order_id
 
     def _step(self, close: np.void) -> Step:
         row, is_cancel = int(close["order"]), bool(close["is_cancel"])
@@ -225,16 +258,38 @@ class Liquidator:
         return Step(row, self._book.order_ids.text(row).decode(), exact, is_cancel)
 
     def _note(self, plan: Plan) -> None:
-        """Remember what is under way, and who could not be closed."""
-        now_s = time.monotonic()
+        """Remember what is under way, what cannot be closed, and who could not be."""
+        if plan.has_taken_any:
+            self._refused.pop(plan.row, None)
         for step, job in zip(plan.steps, plan.jobs, strict=False):  # a flattening that did not begin leaves steps
-            verdict = job.verdict
-            is_sent = isinstance(verdict, Outcome) and verdict.order.state in _IN_FLIGHT
-            if is_sent or (isinstance(verdict, Nothing) and verdict.code == "in_flight"):
-                self._in_flight[step.order_row] = (step.order_id.encode(), now_s + _RETRY_S)
+            for order_id in job.read.ending if job.read else ():
+                row = self._book.order_ids.row_of(order_id, plan.row)
+                if row >= 0:
+                    self._know(row, order_id, _UNDER_WAY, _RETRY_S)
+            verdict, order_id = job.verdict, step.order_id.encode()
+            if isinstance(verdict, Nothing):
+                if verdict.code == "in_flight":
+                    self._know(step.order_row, order_id, _UNDER_WAY, _RETRY_S)
+            elif isinstance(verdict, Outcome):
+                if verdict.order.state in _IN_FLIGHT:
+                    self._know(step.order_row, order_id, _UNDER_WAY, _RETRY_S)
             elif isinstance(verdict, Fenced):
-                log.critical("liquidation_fenced", account=str(plan.account), token=verdict.token)
+                log.critical("close_fenced", account=str(plan.account), token=verdict.token)
                 self._lease.rise_above(verdict.token)
-            elif isinstance(verdict, TryLater):
+            elif isinstance(verdict, CopyriskError):
                 log.error("close_waits", account=str(plan.account), order=job.order_id, code=verdict.code)
-                self._refused[plan.row] = (int(self._book.born[plan.row]), now_s + _RETRY_S)
+                if verdict.code in _OF_ACCOUNT:
+                    self._put_off(plan.row)
+                    self._lease.doubt()
+                else:
+                    self._know(step.order_row, order_id, _STUCK, _STUCK_S)
+
+    def _know(self, order_row: int, order_id: bytes, mark: int, for_s: float) -> None:
+        self._known[order_row] = _Known(order_id, mark, time.monotonic() + for_s)
+
+    def _put_off(self, row: int) -> None:
+        """Ask an account in the next tick, then more and more seldom."""
+        before = self._refused.get(row)
+        tries = before.tries + 1 if before else 1
+        wait_s = 0.0 if tries == 1 else min(_RETRY_S, 0.05 * 2**tries)
+        self._refused[row] = _Wait(int(self._book.born[row]), tries, time.monotonic() + wait_s)

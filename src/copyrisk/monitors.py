@@ -16,7 +16,7 @@ import numpy as np
 import redis
 import structlog
 
-from copyrisk import crash, fields, keys, vitals
+from copyrisk import crash, fields, identifiers, keys, vitals
 from copyrisk._core import RowCode, judge_quotes
 from copyrisk._index import TextIndex
 from copyrisk._triggers import Ladders, TriggerKind
@@ -24,7 +24,7 @@ from copyrisk.commands import CommandType, Trigger
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import CopyriskError, StoreError
 from copyrisk.hours import MarketHours
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.market import InstrumentKey, Market
 from copyrisk.rules import ValuationRules
 from copyrisk.store.effects import add_request
@@ -283,9 +283,9 @@ def _watched(order_id: bytes, reply: Any) -> Watched | None:
     if "symbol" not in said:
         return None
     try:
-        keys.check_order_id(text(order_id))
-        account = keys.account(said.get("user_type", ""), said.get("user_id", ""))
-        order_type, symbol = OrderType(said.get("order_type", "")), keys.check_symbol(said["symbol"])
+        identifiers.check_order_id(text(order_id))
+        account = identifiers.account(said.get("user_type", ""), said.get("user_id", ""))
+        order_type, symbol = OrderType(said.get("order_type", "")), identifiers.check_symbol(said["symbol"])
         prices = {
             trigger: said[name]
             for trigger, name in (

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.gateway.messages import printable
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 
 FIGURES = ("level_pct", "warning_level_pct", "critical_level_pct", "equity_usd", "used_margin_usd", "open_pnl_usd")
 _ID = re.compile(r"([a-z_]{1,32}:[A-Za-z0-9_-]{1,64}):[0-9]{1,15}", re.ASCII)
@@ -114,7 +114,7 @@ def parse_notice(fields: Mapping[str, str]) -> Notice:
 
 
 def _parse(fields: Mapping[str, str]) -> Notice:
-    account = keys.account(fields["user_type"], fields["user_id"])
+    account = identifiers.account(fields["user_type"], fields["user_id"])
     found = _ID.fullmatch(fields["notice_id"])
     if fields["kind"] != "warning" or found is None or found[1] != str(account):
         raise ValueError("its kind, or its id and account")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from copyrisk.commands import Cut
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.situation import Outcome
 from copyrisk.stopping import stop_out_command
 from copyrisk.store.changes import Cause
@@ -22,6 +22,11 @@ class Step:
     order_id: str
     lots: Decimal | None
     is_cancel: bool
+
+    def words(self) -> dict[str, object]:
+        """What it says in the trail."""
+        lots = None if self.lots is None else str(self.lots)
+        return {"order_id": self.order_id, "lots": lots, "is_cancel": self.is_cancel}
 
 
 @dataclass(eq=False, slots=True)

@@ -24,7 +24,7 @@ from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
 from copyrisk.decimals import charge_text
 from copyrisk.errors import StoreError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.layout import Rows
 from copyrisk.store import protection
 from copyrisk.store.effects import Effects, Waiting

@@ -9,7 +9,7 @@ from typing import Any
 from copyrisk.commands import Action
 from copyrisk.decimals import ZERO, charge_text, decimal_text, money_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account, check_order_id, check_symbol
+from copyrisk.identifiers import Account, check_order_id, check_symbol
 from copyrisk.orders import FINISHED, HOLDING_LOTS, STATUSES, State, state_of
 from copyrisk.terms import Flow, OrderType, SendingOrders
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from copyrisk.commands import copy_id
+from copyrisk.derived import copy_id
 from copyrisk.errors import Refused
 from copyrisk.orders import Event, State
 from copyrisk.records import read_order

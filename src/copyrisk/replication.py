@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.commands import Target
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import FINISHED, REPLICATED, Event, State
 from copyrisk.sizing_terms import SIZED, SIZING_IN
 from copyrisk.terms import AccountType, OrderType
@@ -98,10 +98,10 @@ def parse_event(entry_id: str, fields: Mapping[str, str]) -> MasterEvent:
     InvalidId, Refused
         `not_a_master`, `event_invalid`, or the code of an id.
     """
-    master = keys.account(fields.get("user_type", ""), fields.get("user_id", ""))
+    master = identifiers.account(fields.get("user_type", ""), fields.get("user_id", ""))
     if master.type is not AccountType.MASTER:
         raise Refused(f"{master} is no master: nobody copies it", code="not_a_master")
-    order_id = keys.check_order_id(fields.get("order_id", ""))
+    order_id = identifiers.check_order_id(fields.get("order_id", ""))
     try:
         order = json.loads(fields["order"])
         event = MasterEvent(
@@ -111,7 +111,7 @@ def parse_event(entry_id: str, fields: Mapping[str, str]) -> MasterEvent:
             version=_whole(fields["version"]),
             change=Event(fields["change"]),
             state=State(fields["state"]),
-            symbol=keys.check_symbol(order["symbol"]),
+            symbol=identifiers.check_symbol(order["symbol"]),
             order_type=OrderType(order["order_type"]),
             price=_above_0(order["order_price"]),
             asked=_above_0(fields["asked"]),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from copyrisk import keys
-from copyrisk.commands import copy_id
+from copyrisk import identifiers, keys
+from copyrisk.derived import copy_id
 from copyrisk.errors import ConfigError, Refused, StoreError
 from copyrisk.explaining import Explanation, Facts, explanation, place_of, received_ms
 from copyrisk.following import check_master
@@ -74,7 +74,7 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
 
 def _explained(pipe: Pipe, order_id: str, given: str | None, *, is_full: bool) -> Explanation:
     """Of a copy, its follower alone; of a master's order whom is asked for, or (`is_full`) everybody."""
-    keys.check_order_id(order_id)
+    identifiers.check_order_id(order_id)
     follower = None if given is None else _follower_id(given)
     decision = Decisions(pipe).load(order_id)
     if decision is None:
@@ -91,7 +91,7 @@ def _explained(pipe: Pipe, order_id: str, given: str | None, *, is_full: bool) -
 
 
 def _follower_id(given: str) -> str:
-    account = keys.parse_account(given if ":" in given else f"{AccountType.FOLLOWER}:{given}")
+    account = identifiers.parse_account(given if ":" in given else f"{AccountType.FOLLOWER}:{given}")
     if account.type is not AccountType.FOLLOWER:
         raise Refused(f"{account} is no follower", code="not_a_follower")
     return account.id
@@ -105,7 +105,7 @@ def _copied_by(pipe: Pipe, order_id: str) -> tuple[str, str]:
         raise Refused(f"there is no order {order_id}, or it is not kept any more", code="order_unknown")
     if user_type != AccountType.FOLLOWER or not master_order_id:
         raise Refused(f"{order_id} is no copy, and nothing was decided about copies of it", code="decision_missing")
-    return keys.check_order_id(master_order_id), keys.check_account_id(user_id)
+    return identifiers.check_order_id(master_order_id), identifiers.check_account_id(user_id)
 
 
 def _waiting(pipe: Pipe, order_id: str) -> dict[str, Facts]:
@@ -155,9 +155,7 @@ def _engine(pipe: Pipe) -> Facts:
     """What waits for the engine of copies, and which process it is."""
     lease, stream = keys.lease(ROLE), keys.REPLICATIONS
     asked = [pack("HLEN", keys.WAITING_COPIES), pack("XLEN", stream), pack("XRANGE", stream, "-", "+", "COUNT", 1)]
-    waiting, length, first, time, held = ask(
-        pipe, [*asked, pack("TIME"), pack("HMGET", lease, "owner", "ends_ms")]
-    )
+    waiting, length, first, time, held = ask(pipe, [*asked, pack("TIME"), pack("HMGET", lease, "owner", "ends_ms")])
     now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
     holder, ends_ms = held or (None, None)
     left_ms = int(ends_ms or 0) - now_ms

@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from copyrisk import keys
-from copyrisk.autocutoff import CutoffOptions
+from copyrisk import identifiers
 from copyrisk.audit_files import SEGMENT_BYTES
+from copyrisk.autocutoff import CutoffOptions
 from copyrisk.conditions import LotLimits
 from copyrisk.copying import CopyDefaults
 from copyrisk.deciding import CopyOptions
@@ -110,7 +110,7 @@ def _hedging(value: Any) -> Hedging:
 
 def _symbol(value: Any) -> str:
     try:
-        return keys.check_symbol(value)
+        return identifiers.check_symbol(value)
     except InvalidId:
         raise ValueError("symbols as keys") from None
 

@@ -9,7 +9,7 @@ from copyrisk._core import RowCode
 from copyrisk.conditions import Conditions
 from copyrisk.decimals import ZERO
 from copyrisk.errors import Refused, TryLater, is_known, reason_name
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import Event
 from copyrisk.pricing import Rate, closing_price, conversion_rate, execution_price, share_of
 from copyrisk.records import Order

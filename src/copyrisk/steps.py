@@ -3,8 +3,8 @@
 from dataclasses import replace
 from decimal import Decimal
 
-from copyrisk.commands import derived_id
 from copyrisk.decimals import decimal_text
+from copyrisk.derived import derived_id
 from copyrisk.errors import Refused
 from copyrisk.flow import select_flow
 from copyrisk.orders import Event, next_state

@@ -10,7 +10,7 @@ from copyrisk.conditions import LotLimits
 from copyrisk.decimals import EXACT
 from copyrisk.errors import Refused, TryLater
 from copyrisk.execution import cancel_pending, close_position
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import FINISHED, State
 from copyrisk.situation import Nothing, Outcome, Situation
 

@@ -9,7 +9,7 @@ from copyrisk.decimals import parse_decimal
 from copyrisk.errors import CopyriskError, Refused, TryLater
 from copyrisk.execution import decide, judge_margin
 from copyrisk.fills import apply_report
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.pursuit import follow_master
 from copyrisk.records import Order, read_order
 from copyrisk.situation import Nothing, Outcome, Situation
@@ -77,6 +77,11 @@ class Job:
         return isinstance(self.work, Command) and self.work.type in INTERNAL
 
     @property
+    def rests_on_level(self) -> bool:
+        """Whether it is done only if the account is critical."""
+        return isinstance(self.work, Command) and self.work.cut is not None and self.work.cut.only_critical
+
+    @property
     def places_order(self) -> bool:
         """Whether it makes a new order."""
         return isinstance(self.work, Command) and self.work.type in PLACING
@@ -128,7 +133,7 @@ def _judge(orders: dict[Job, Order | None], appraiser: Appraiser, switch: KillSw
     reads = [job.read for job in orders if job.read is not None]
     appraiser.lay_out(reads, [_symbol(job, order) for job, order in orders.items()])
     candidates = []
-    critical = appraiser.are_critical([i for i, job in enumerate(orders) if _rests_on_level(job)])
+    critical = appraiser.are_critical([i for i, job in enumerate(orders) if job.rests_on_level])
     halts = _halts(orders, switch)
     for i, (job, order) in enumerate(orders.items()):
         situation = _situation(i, reads[i], order, appraiser, is_critical=critical.get(i), halt=halts.get(job))
@@ -184,10 +189,6 @@ def _symbol(job: Job, order: Order | None) -> str:
     if isinstance(job.work, Command) and job.places_order:
         return job.work.symbol
     return order.symbol if order else ""
-
-
-def _rests_on_level(job: Job) -> bool:
-    return isinstance(job.work, Command) and job.work.cut is not None and job.work.cut.only_critical
 
 
 def _situation(

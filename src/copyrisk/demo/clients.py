@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.commands import CommandType
 from copyrisk.demo.market import SYMBOLS, Symbol
 from copyrisk.errors import CopyriskError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.connection import connect
 from copyrisk.store.effects import add_request
 from copyrisk.store.functions import text
@@ -98,7 +98,7 @@ def find_accounts(pipe: Pipe) -> list[Account]:
         cursor, page = reply
         found.update(tag for key in page if (tag := keys.tag_of_key(key)) is not None)
         if cursor == b"0":
-            return sorted(keys.parse_account(tag.decode()) for tag in found)
+            return sorted(identifiers.parse_account(tag.decode()) for tag in found)
 
 
 def _quotes(pipe: Pipe) -> dict[str, tuple[float, float]]:

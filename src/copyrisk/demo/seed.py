@@ -9,7 +9,7 @@ from copyrisk import keys
 from copyrisk.demo.feed import Quote, quote_commands
 from copyrisk.demo.market import BY_NAME, STANDARD, VIP, Symbol, group_terms
 from copyrisk.errors import ConfigError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import AccountType
 

@@ -16,7 +16,7 @@ from copyrisk.gateway.messages import InvalidReport, is_final, parse_report
 from copyrisk.gateway.records import Finished, Known, Record, RequestState, judge_report
 from copyrisk.gateway.session import GatewaySettings, Session
 from copyrisk.gateway.watch import Backoff
-from copyrisk.keys import check_order_id
+from copyrisk.identifiers import check_order_id
 from copyrisk.store.pipe import Pipe
 from copyrisk.vitals import Vitals
 

@@ -23,7 +23,7 @@ from copyrisk.gateway.messages import (
     parse_report,
     printable,
 )
-from copyrisk.keys import check_order_id
+from copyrisk.identifiers import check_order_id
 
 PROTOCOL_VERSION = 1
 _SILENT_BEATS = 3

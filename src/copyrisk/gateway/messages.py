@@ -8,11 +8,11 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.commands import Action, ReportStatus
 from copyrisk.decimals import ZERO, decimal_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import is_pending_type
 from copyrisk.terms import OrderType
 
@@ -156,9 +156,9 @@ def parse_request(fields: Mapping[str, str]) -> OutboundRequest:
     request = OutboundRequest(
         id=_request_id(fields, "request_id"),
         action=action,
-        account=keys.account(fields.get("user_type", ""), fields.get("user_id", "")),
-        order_id=keys.check_order_id(fields.get("order_id", "")),
-        symbol=keys.check_symbol(fields.get("symbol", "")),
+        account=identifiers.account(fields.get("user_type", ""), fields.get("user_id", "")),
+        order_id=identifiers.check_order_id(fields.get("order_id", "")),
+        symbol=identifiers.check_symbol(fields.get("symbol", "")),
         side=_word(OrderType, fields, "side"),
         order_type=fields.get("order_type", MARKET),
         quantity=_positive(fields, "order_quantity", required=action not in CHANGES) or ZERO,
@@ -216,7 +216,7 @@ def printable(text: str, limit: int = _REASON_CHARS) -> str:
 
 def _request_id(fields: Mapping[str, str], name: str) -> str:
     try:
-        return keys.check_order_id(fields.get(name, ""))
+        return identifiers.check_order_id(fields.get(name, ""))
     except InvalidId:
         shown = fields.get(name, "")[:_SHOWN_CHARS]
         raise Refused(f"{name} is no request id: {shown!a}", code=f"invalid_{name}") from None

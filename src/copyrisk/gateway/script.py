@@ -14,7 +14,7 @@ from typing import Any
 
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import ConfigError, InvalidId
-from copyrisk.keys import check_symbol
+from copyrisk.identifiers import check_symbol
 
 _LONGEST_MS = 600_000
 _MOST_PARTS = 100

@@ -24,7 +24,7 @@ from copyrisk.gateway.peers import Peer, Peers
 from copyrisk.gateway.quotes import QuoteSource
 from copyrisk.gateway.script import FaultScript, parse_quote, parse_script
 from copyrisk.gateway.venue import Venue, VenueOrder, is_crossed
-from copyrisk.keys import check_order_id, check_symbol
+from copyrisk.identifiers import check_order_id, check_symbol
 from copyrisk.vitals import Vitals
 
 log = structlog.get_logger(__name__)

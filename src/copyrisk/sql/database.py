@@ -12,10 +12,10 @@ from typing import TypeVar
 import sqlalchemy as sa
 import structlog
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.agreement import FollowerRow, FollowerTable
 from copyrisk.errors import ConfigError, InvalidId, Refused, StoreError, StoreUnavailable
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.sql import followers, schema
 from copyrisk.sql.connect import WRITES, make_engine
 from copyrisk.sql.faults import ROW_REFUSED, is_row_fault, may_pass, translated
@@ -93,12 +93,12 @@ class Database:
         StoreUnavailable, StoreError
             `database_unavailable`; `database_unfit`, `row_unreadable`, `database_error`.
         """
-        checked = keys.account(account.type, account.id)
+        checked = identifiers.account(account.type, account.id)
         return self._row(account_needs(checked.type, self._id_column), (checked.id,))
 
     def group(self, name: str, symbol: str) -> dict[str, str] | None:
         """Fields of a group's terms for a symbol, as Redis has them; `None` if there is no row. Raises as `account`."""
-        return self._row(GROUPS, (keys.check_group(name), keys.check_symbol(symbol)))
+        return self._row(GROUPS, (identifiers.check_group(name), identifiers.check_symbol(symbol)))
 
     def write_history(self, entries: Sequence[Mapping[str, str]]) -> list[str | None]:
         """Write changed orders and booked amounts; what is already there, or newer, stays as it is.

@@ -9,10 +9,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from copyrisk import keys
+from copyrisk import identifiers
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.sql.tables import ORDER_NUMBERS
 from copyrisk.terms import LedgerKind, OrderStatus, OrderType
 
@@ -54,10 +54,10 @@ def parse_history(fields: Mapping[str, str]) -> HistoryEntry:
         `invalid_ts`, `invalid_order`, `invalid_entry`, `invalid_entry_id`, `invalid_kind`, `history_contradicts`, or
         `invalid_` and the name of the order's or the booking's field.
     """
-    account = keys.account(_text(fields, "user_type"), _text(fields, "user_id"))
+    account = identifiers.account(_text(fields, "user_type"), _text(fields, "user_id"))
     booking = _booking(_json(fields, "entry")) if fields.get("entry") else None
     is_of_order = booking is None or booking["kind"] not in _WITHOUT_ORDER
-    order_id = keys.check_order_id(_text(fields, "order_id")) if is_of_order else ""
+    order_id = identifiers.check_order_id(_text(fields, "order_id")) if is_of_order else ""
     written = _EPOCH + timedelta(milliseconds=_whole(fields, "ts", _HIGHEST_MS))
     said = {"order_id": order_id, "user_type": account.type.value, "user_id": account.id}
     booking = None if booking is None else {**said, **booking, "created_at": written}
@@ -72,7 +72,7 @@ def parse_history(fields: Mapping[str, str]) -> HistoryEntry:
     row: Row = {
         "order_id": order_id,
         "order_user_id": account.id,
-        "symbol": keys.check_symbol(_text(order, "symbol")),
+        "symbol": identifiers.check_symbol(_text(order, "symbol")),
         "order_type": _word(OrderType, order, "order_type"),
         "order_status": _word(OrderStatus, order, "order_status"),
         **{name: _number(order, name, needed=name in _NEEDED_NUMBERS) for name in ORDER_NUMBERS},

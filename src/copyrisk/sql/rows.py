@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from copyrisk.errors import Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.sql.history import HistoryEntry, Row
 from copyrisk.sql.shapes import Shape
 from copyrisk.sql.tables import LEDGER, ORDERS, TableNeeds

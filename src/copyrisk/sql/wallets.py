@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from copyrisk.decimals import EXACT, ZERO
 from copyrisk.errors import Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.sql.faults import ROW_REFUSED
 from copyrisk.sql.history import Row
 from copyrisk.sql.shapes import Shape

@@ -10,9 +10,9 @@ from decimal import Decimal
 import numpy as np
 import numpy.typing as npt
 
-from copyrisk import fields, keys, layout
+from copyrisk import fields, identifiers, layout
 from copyrisk._core import ConversionSide, LadderState, RowCode
-from copyrisk.cover import are_covered, margin_usd, new_orders, value_now, value_with
+from copyrisk.cover import are_covered, margin_usd, new_orders, profits_now, value_now, value_with
 from copyrisk.decimals import ZERO, parse_decimal
 from copyrisk.errors import InvalidId, reason_name
 from copyrisk.layout import Rows
@@ -108,9 +108,10 @@ class Appraiser:
         return [self._verdict(i, figures[k : k + 1], alone[k : k + 1]) for k, (i, _) in enumerate(candidates)]
 
     def are_critical(self, places: Sequence[int]) -> dict[int, bool]:
-        """Whether some accounts (by their place in the wave) are critical now; one of which that is not known is absent.
+        """Whether some accounts (by their place in the wave) are critical now; absent: it is not known.
 
-        What rests on the last quote of a closed market is not known: nothing may be decided on it.
+        What rests on the last quote of a closed market is not known: nothing may be decided on it. Orders that are
+        being closed count as closed: without their margin, their profit booked.
         """
         if not places:
             return {}
@@ -119,9 +120,12 @@ class Appraiser:
         place[chosen] = np.arange(len(chosen))
         held = self._orders.copy()
         held["account"] = place[held["account"]]
-        own: Rows = held[held["account"] >= 0]
+        ending = np.array([own in read.ending for read in self._reads for own in read.order_ids], np.bool_)
+        accounts, is_own = self._account_rows(chosen), held["account"] >= 0
+        gone, own = held[is_own & ending], held[is_own & ~ending]
+        np.add.at(accounts["balance"], gone["account"], profits_now(gone, self._markets.market, self._side))
         nets_orders = self._rules.nets_orders
-        figures = value_now(self._account_rows(chosen), own, self._markets.market, self._side, nets_orders=nets_orders)
+        figures = value_now(accounts, own, self._markets.market, self._side, nets_orders=nets_orders)
         states, codes = figures["state"].tolist(), figures["code"].tolist()
         return {
             i: states[k] == LadderState.CRITICAL for k, i in enumerate(places) if states[k] and codes[k] == RowCode.OK
@@ -170,7 +174,7 @@ def _rows_of(judged: Rows, owners: npt.NDArray[np.int64]) -> Rows:
 
 def _is_id(order_id: bytes) -> bool:
     try:
-        keys.check_order_id(text(order_id))
+        identifiers.check_order_id(text(order_id))
     except InvalidId:
         return False
     return True

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.errors import CopyriskError, InvalidId, Refused
 from copyrisk.following import account_of
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import FINISHED
 from copyrisk.records import Order, read_order
 from copyrisk.store.copy_states import ask, mapping
@@ -57,7 +57,7 @@ def read_members(pipe: Pipe, master: Account) -> Members:
     followers, invalid = [], []
     for member in sorted(members):
         try:
-            followers.append(keys.check_account_id(text(member)))
+            followers.append(identifiers.check_account_id(text(member)))
         except InvalidId:
             invalid.append(ascii(text(member)[:_MEMBER_CHARS])[1:-1])
     return Members(followers, invalid, bool(has_master))
@@ -143,7 +143,7 @@ def _read_orders(pipe: Pipe, asked: Sequence[tuple[str, str]]) -> list[Order | s
     found: list[Order | str | None] = []
     for (follower, order_id), stored, record in zip(asked, replies[::2], replies[1::2], strict=True):
         try:
-            keys.check_order_id(order_id)
+            identifiers.check_order_id(order_id)
             if stored is None:
                 raise Refused("its key is of another type", code="order_unreadable")
             said = mapping(stored)
@@ -163,7 +163,7 @@ def _look_up_owners(pipe: Pipe, master_id: str, order_ids: Iterable[str], owners
     checked = []
     for order_id in sorted(order_ids):
         try:
-            checked.append(keys.check_order_id(order_id))
+            checked.append(identifiers.check_order_id(order_id))
         except InvalidId:
             continue
     replies = ask(pipe, [pack("HMGET", keys.order_data(order_id), "user_type", "user_id") for order_id in checked])

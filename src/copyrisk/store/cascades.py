@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.cascade import Cascade, Standing, parse_standing, standing_text
 from copyrisk.errors import InvalidId, StoreError, StoreUnavailable
 from copyrisk.store.changes import RECORD_KEEP_MS, Right
@@ -133,7 +133,7 @@ class Cascades:
     def load_running(self, master_id: str, cascade_id: str) -> Cascade | None:
         """One that runs, whatever its header says; `None` if its followers cannot be told. Raises as `running`."""
         try:
-            keys.check_account_id(master_id)
+            identifiers.check_account_id(master_id)
             said = self._read(cascade_id, is_full=True)
         except (InvalidId, StoreError) as failure:
             if failure.code not in ("cascade_unreadable", "invalid_account_id", "invalid_cascade_id"):
@@ -149,7 +149,7 @@ class Cascades:
             return _parse(cascade_id, {name: one for name, one in said.items() if name[:1] == ":"} | started)
 
     def _read(self, cascade_id: str, *, is_full: bool) -> dict[str, str]:
-        key = keys.cascade(keys.check_cascade_id(cascade_id))
+        key = keys.cascade(identifiers.check_cascade_id(cascade_id))
         (reply,) = self._pipe.exchange([pack("HGETALL", key) if is_full else pack("HMGET", key, *_FIELDS)])
         failure = refused(reply)
         if failure is not None:
@@ -168,7 +168,7 @@ def _parse(cascade_id: str, said: Mapping[str, str]) -> Cascade:
     """The cascade of a hash; raises what is in `_UNREADABLE`."""
     header = json.loads(said["header"])
     summary = dict(json.loads(said["summary"])) if "summary" in said else None
-    master_id, facts = keys.check_account_id(header["master"]), dict(header["said"])
+    master_id, facts = identifiers.check_account_id(header["master"]), dict(header["said"])
     started_ms, finished_ms = int(said["started_ms"]), int(said.get("finished_ms", 0))
     standings = {}
     for name, stored in said.items():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from copyrisk.commands import Command, Report
 from copyrisk.decimals import ZERO, decimal_text, money_text, parse_decimal
 from copyrisk.errors import Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import FINISHED, REPLICATED, State
 from copyrisk.records import OPTIONAL_FIELDS, Order, order_fields, record_text, result_fields
 from copyrisk.situation import Outcome

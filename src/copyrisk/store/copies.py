@@ -11,9 +11,9 @@ from decimal import Decimal
 from typing import Any
 
 from copyrisk._templates import Template
-from copyrisk.commands import derived_id
 from copyrisk.decimals import charge_text, decimal_text, money_text
-from copyrisk.keys import Account
+from copyrisk.derived import derived_id
+from copyrisk.identifiers import Account
 from copyrisk.orders import Event
 from copyrisk.records import order_fields, record_text, result_fields
 from copyrisk.situation import Outcome

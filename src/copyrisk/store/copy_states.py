@@ -6,7 +6,7 @@ from typing import Any
 
 from copyrisk import keys
 from copyrisk.errors import Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.orders import Event
 from copyrisk.records import read_order
 from copyrisk.store.functions import KEY_UNUSABLE, refused, text, texts

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from copyrisk import keys
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.changes import DAY_MS
 from copyrisk.store.functions import KEY_UNUSABLE, hold_request, put_request, refused, text, texts
 from copyrisk.store.pipe import Pipe, pack

@@ -26,7 +26,7 @@ from copyrisk.following import (
     new_configuration,
     status_word,
 )
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.filler import Filler
 from copyrisk.store.functions import fill_request, refused, text
 from copyrisk.store.pipe import Pipe, pack

@@ -7,16 +7,17 @@ from typing import Any
 
 import structlog
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.errors import CopyriskError, StoreUnavailable
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.changes import Right
-from copyrisk.store.functions import refused, text
+from copyrisk.store.functions import KEY_UNUSABLE, refused, text
 from copyrisk.store.pipe import Pipe, pack
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 500
+_LOOKED_AT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Episode:
         How often the account became critical, in all its episodes.
     is_critical, is_latched : bool
         Whether it is being closed, and whether until it is flat.
+    owed_cascade : str
+        Event of a master whose cascade is to begin; empty for none.
     """
 
     number: int = 0
@@ -44,6 +47,7 @@ class Episode:
     breaches: int = 0
     is_critical: bool = False
     is_latched: bool = False
+    owed_cascade: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,29 @@ class Episodes:
         found = {}
         for name, stored in zip(flat[::2], flat[1::2], strict=True):
             try:
-                found[keys.parse_account(text(name))] = _parse(stored)
-            except (ValueError, TypeError, LookupError, CopyriskError) as fault:
+                found[identifiers.parse_account(text(name))] = _parse(stored)
+            except (ValueError, TypeError, LookupError, RecursionError, CopyriskError) as fault:
                 log.critical("episode_unreadable", account=text(name)[:80], reason=repr(fault)[:200])
+        return found
+
+    def have_begun(self, events: Mapping[Account, str]) -> set[Account]:
+        """Accounts of which something was closed for an event, by their own audit streams.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        replies = self._pipe.exchange(
+            [pack("XREVRANGE", keys.audit(account), "+", "-", "COUNT", _LOOKED_AT) for account in events]
+        )
+        found = set()
+        for (account, event), reply in zip(events.items(), replies, strict=True):
+            failure = refused(reply)
+            if failure is not None and failure.code != KEY_UNUSABLE:
+                raise failure
+            needle = f'"cause":{json.dumps(event)}'.encode()
+            if failure is None and any(needle in words[1] for _, words in reply):
+                found.add(account)
         return found
 
     def store(self, steps: Sequence[EpisodeStep], right: Right) -> None:
@@ -112,7 +136,8 @@ def _packed(episode: Episode | None) -> str:
 def _parse(stored: bytes) -> Episode:
     said: dict[str, Any] = json.loads(stored)
     whole = {name: _typed(said[name], int) for name in ("number", "began_ms", "warned_ms", "breaches")}
-    return Episode(**whole, **{name: _typed(said[name], bool) for name in ("is_open", "is_critical", "is_latched")})
+    flags = {name: _typed(said[name], bool) for name in ("is_open", "is_critical", "is_latched")}
+    return Episode(**whole, **flags, owed_cascade=_typed(said.get("owed_cascade", ""), str))
 
 
 def _typed(value: Any, wanted: type) -> Any:

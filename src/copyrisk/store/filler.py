@@ -8,7 +8,7 @@ import structlog
 
 from copyrisk import keys
 from copyrisk.errors import StoreError, StoreUnavailable, TryLater
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.market import InstrumentKey
 from copyrisk.store.functions import fill_request, refused
 from copyrisk.store.pipe import Pipe

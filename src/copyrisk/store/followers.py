@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-from copyrisk import fields, keys
+from copyrisk import fields, identifiers, keys
 from copyrisk._pack import Requests
 from copyrisk.book import Book, RowNumbers
 from copyrisk.copying import CopyDefaults, CopySettings, parse_settings
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import InvalidId, Refused
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.connection import OF_ONE_KEY, WRONG_TYPE, store_error
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
@@ -205,7 +205,7 @@ def _usable(reply: Any) -> Any:
 def follower_of(member: bytes) -> Account | None:
     """The follower of a member of a master's set; `None` for what is no id."""
     try:
-        return Account(AccountType.FOLLOWER, keys.check_account_id(text(member)))
+        return Account(AccountType.FOLLOWER, identifiers.check_account_id(text(member)))
     except InvalidId:
         return None
 

@@ -9,7 +9,7 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
   copyrisk_read      (read only) everything of an account that a decision needs, in one moment
      KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, copyrisk:{T:U}:outbox,
            user_holdings:{T:U}:O, copyrisk:{T:U}:order:O, copyrisk:{T:U}:answer:K
-     also reads user_holdings:{T:U}:<each id in the index>
+     also reads user_holdings:{T:U}:<each id in the index>, and if asked copyrisk:{T:U}:order:<each id in the index>
   copyrisk_change    one change of an account, or none of it
      KEYS  user:{T:U}:config, user_orders_index:{T:U}, copyrisk:{T:U}:ledger, user_holdings:{T:U}:O,
            copyrisk:{T:U}:order:O, copyrisk:{T:U}:answer:K, copyrisk:{T:U}:audit, copyrisk:{T:U}:outbox
@@ -54,19 +54,33 @@ local CONFIG_FIELDS = { <<config_fields>> }
 local ORDER_FIELDS = { <<order_fields>> }
 local READ_LIMIT = 5000
 
+-- A number as tokens and times are written, else nil: whatever else stands there says nothing, and fails nobody.
+local function token_of(text)
+  return text and #text <= 15 and string.find(text, '^%d+$') and tonumber(text)
+end
+
 local function now_ms()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- Whether a record (`records.record_text`) says that the order is being closed or taken back.
+local function is_ending(record)
+  return record and (string.find(record, '"state":"closing"', 1, true) or string.find(record, '"state":"cancelling"', 1, true))
+end
+
+-- args: 1 how keys of orders begin, 2 how keys of their records begin ('': which orders are being closed is not asked)
 local function read(keys, args)
   local ids = redis.call('SMEMBERS', keys[2])
   if #ids > READ_LIMIT then
     return redis.error_reply('TOOMANY the account has ' .. #ids .. ' orders')
   end
-  local orders = {}
+  local orders, ending = {}, {}
   for i, id in ipairs(ids) do
     orders[i] = redis.call('HMGET', args[1] .. id, unpack(ORDER_FIELDS))
+    if args[2] ~= '' and is_ending(redis.call('GET', args[2] .. id)) then
+      ending[#ending + 1] = id
+    end
   end
   return {
     now_ms(),
@@ -78,6 +92,7 @@ local function read(keys, args)
     redis.call('HGETALL', keys[5]),
     redis.call('GET', keys[6]),
     redis.call('GET', keys[7]),
+    ending,
   }
 end
 
@@ -98,8 +113,8 @@ end
 
 -- The token in this field of the ledger if it is above that of who asks; nothing without a field.
 local function fenced_by(ledger, field, token)
-  local fence = field ~= '' and redis.call('HGET', ledger, field)
-  return fence and tonumber(fence) > tonumber(token) and fence
+  local fence = token_of(field ~= '' and redis.call('HGET', ledger, field))
+  return fence and fence > tonumber(token) and string.format('%.0f', fence)
 end
 
 -- args: 1 order id, 2 deadline (ms of this server's clock), 3 to 9 what was read, 10 new version, 11 new balance ('':
@@ -290,9 +305,9 @@ end
 -- starts above its end. More time left than the lease holds is a clock that was set back: nobody knows how old it is.
 local function lease(keys, args)
   local said = redis.call('HMGET', keys[1], 'owner', 'token', 'ends_ms', 'hold_ms')
-  local now, token = now_ms(), tonumber(said[2] or '')
-  local left = (tonumber(said[3] or '') or 0) - now
-  local is_held = left > 0 and left <= (tonumber(said[4] or '') or 0)
+  local now, token = now_ms(), token_of(said[2])
+  local left = (token_of(said[3]) or 0) - now
+  local is_held = left > 0 and left <= (token_of(said[4]) or 0)
   if is_held and not (said[1] == args[1] and said[2] == args[2]) then
     return { 'other', left }
   end
@@ -307,7 +322,7 @@ end
 -- Whether a lease is still that of who was given this token.
 local function is_leased(key, token)
   local said = redis.call('HMGET', key, 'token', 'ends_ms')
-  return said[1] == token and now_ms() <= (tonumber(said[2] or '') or 0)
+  return said[1] == token and now_ms() <= (token_of(said[2]) or 0)
 end
 
 -- args: none: where the trail ends; else 1 number and 2 hash of its head, 3 id of its last entry, as they were read,

@@ -11,7 +11,7 @@ import redis
 
 from copyrisk import fields, keys
 from copyrisk.errors import StoreError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.pipe import pack
 
@@ -68,6 +68,8 @@ class AccountRead:
         As `fields.ACCOUNT_COLUMNS` and `fields.ORDER_COLUMNS` ask for them.
     order : dict
         The hash of the order that was asked about.
+    ending : sequence of bytes
+        Orders that are being closed or taken back, if that was asked.
     """
 
     account: Account
@@ -83,6 +85,7 @@ class AccountRead:
     order: Mapping[str, str]
     record: str
     answer: str
+    ending: Sequence[bytes] = ()
 
 
 def text(value: bytes | None) -> str:
@@ -95,8 +98,8 @@ def texts(flat: Sequence[bytes]) -> dict[str, str]:
     return {text(flat[i]): text(flat[i + 1]) for i in range(0, len(flat), 2)}
 
 
-def read_request(account: Account, order_id: str, answer_key: str) -> bytes:
-    """Ask for an account, one of its orders, and the answer to a command."""
+def read_request(account: Account, order_id: str, answer_key: str, *, with_ending: bool = False) -> bytes:
+    """Ask for an account, one of its orders, and the answer to a command; also for the orders that are ending."""
     return pack(
         "FCALL_RO",
         "copyrisk_read_v1",
@@ -109,19 +112,18 @@ def read_request(account: Account, order_id: str, answer_key: str) -> bytes:
         keys.order_record(account, order_id),
         keys.answer(account, answer_key),
         keys.holding(account, ""),
+        keys.order_record(account, "") if with_ending else "",
     )
 
 
 def parse_read(account: Account, reply: Sequence[Any]) -> AccountRead:
     """The answer to `read_request`."""
-    time_ms, (version, reserved, booked), outbox_count, config, ids, orders, order, record, answer = reply
+    time_ms, (version, reserved, booked), outbox_count, config, ids, orders, order, record, answer, ending = reply
     named = {name: text(value) for name, value in zip(_CONFIG_FIELDS, config, strict=True) if value is not None}
     return AccountRead(
         account,
         int(time_ms),
-        text(version),
-        text(reserved),
-        text(booked),
+        *(text(version), text(reserved), text(booked)),
         int(outbox_count),
         named,
         config[: len(fields.ACCOUNT_COLUMNS.fields)],
@@ -130,6 +132,7 @@ def parse_read(account: Account, reply: Sequence[Any]) -> AccountRead:
         texts(order),
         text(record),
         text(answer),
+        ending,
     )
 
 
@@ -152,7 +155,7 @@ class Change:
     follows : dict
         The outbox entry.
     fence, token : str
-        Field of the ledger where the token of who asks is kept, and that token; an older one is refused.
+        Where in the ledger the token of who asks is kept, and that token; an older one is refused.
     """
 
     read: AccountRead
@@ -293,15 +296,14 @@ def put_request(
     key: str, version: int | str, said: Mapping[str, str], absent: Sequence[str], keep_ms: int | None
 ) -> bytes:
     """Write a hash as of a version."""
-    words = [word for item in said.items() for word in item]
-    keep = "" if keep_ms is None else keep_ms
+    words, keep = [word for item in said.items() for word in item], "" if keep_ms is None else keep_ms
     return pack("FCALL", "copyrisk_put_v1", 1, key, version, keep, len(words), *words, *absent)
 
 
 def hold_request(symbol: str, held: Mapping[Account, int | str], *, holds: bool) -> bytes:
     """Put accounts of one type, each as of its version, in or out of a symbol's holders."""
     kind = next(iter(held)).type
-    named = (keys.symbol_holders(symbol, kind), keys.holder_versions(symbol, kind))
+    named = keys.symbol_holders(symbol, kind), keys.holder_versions(symbol, kind)
     words = [word for account, version in held.items() for word in (str(account), version)]
     return pack("FCALL", "copyrisk_hold_v1", 2, *named, "1" if holds else "0", *words)
 

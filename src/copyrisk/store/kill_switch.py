@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import structlog
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.book import Book, RowNumbers
-from copyrisk.commands import COPY_PREFIX
+from copyrisk.derived import COPY_PREFIX
 from copyrisk.errors import InvalidId, Refused, StoreError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.kills import NO_KILLS, TRADING_HALTED, Kills, orders_without_symbol, parse_kills, unreadable_switch
 from copyrisk.store.functions import KEY_UNUSABLE, refused, text, texts
 from copyrisk.store.pipe import Pipe, pack
@@ -200,7 +200,7 @@ def followers_of_masters(pipe: Pipe, masters: Collection[str]) -> dict[str, list
         found[master] = []
         for member in sorted(map(text, reply)):
             try:
-                found[master].append(Account(AccountType.FOLLOWER, keys.check_account_id(member)))
+                found[master].append(Account(AccountType.FOLLOWER, identifiers.check_account_id(member)))
             except InvalidId as fault:
                 log.error("follower_unreadable", master=master, reason=str(fault))
     return found
@@ -220,7 +220,7 @@ def waiting_on(pipe: Pipe, book: Book, symbols: Collection[str]) -> RowNumbers:
     if symbols:
         for row in orders_without_symbol(book).tolist():
             try:
-                order_id = keys.check_order_id(text(book.order_ids.text(row)))
+                order_id = identifiers.check_order_id(text(book.order_ids.text(row)))
             except InvalidId:
                 continue
             rows.append(row)

@@ -68,13 +68,17 @@ class Lease:
             raise StoreUnavailable("another process has the lease", code="lease_lost")
         return self.right
 
+    def doubt(self) -> None:
+        """Ask before it is used again."""
+        self._held_s = -math.inf
+
     def rise_above(self, token: str) -> None:
         """Have the next token be above this one, which was found where ours should have been the highest.
 
         Whoever has the lease by now keeps it; then this one is not given another token.
         """
         self._above = max(self._above, int(token))
-        self._held_s = -math.inf
+        self.doubt()
 
     def give_up(self) -> None:
         """Let somebody else have it at once.

@@ -50,8 +50,8 @@ def replay(pipe: Pipe, letter_id: str) -> Letter:
     if not letter.fields or not keys.is_own_stream(letter.stream):
         raise StoreError(f"dead letter {letter_id} cannot be put back", code="letter_unreadable")
     stream, said = letter.stream, letter.fields
-    if stream not in (keys.REQUESTS, keys.HISTORY, keys.NOTICES):  # to the workers, under the id that it first came under
-        stream = keys.REPLAYED
+    if stream not in (keys.REQUESTS, keys.HISTORY, keys.NOTICES):
+        stream = keys.REPLAYED  # to the workers, under the id that it first came under
         if letter.stream in (keys.COMMANDS, keys.REPORTS):  # there only outsiders write
             origin = {"_stream": letter.stream, "_id": letter.entry_id}
             said = {name: value for name, value in said.items() if not name.startswith("_")} | origin

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from copyrisk import fields, keys
+from copyrisk import fields, identifiers, keys
 from copyrisk._core import RowCode
 from copyrisk._wire import READ, REFUSED_REPLY
 from copyrisk.book import Book, RowNumbers
@@ -57,7 +57,7 @@ class _Wanted:
 
     def leave_out_what_is_no_id(self) -> None:
         """No key is built from it; its account stays unknown."""
-        readable = keys.are_order_ids(self.cells)
+        readable = identifiers.are_order_ids(self.cells)
         if not readable.all():
             self.owners, self.cells, self.order_rows = self.owners[readable], self.cells[readable], None
 

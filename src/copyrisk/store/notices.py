@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk._wire import READ
 from copyrisk.book import Book, RowNumbers
 from copyrisk.errors import InvalidId, StoreError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.link import Link
 from copyrisk.store.pipe import pack
 
@@ -134,7 +134,7 @@ def _accounts_in(payload: bytes) -> list[Account]:
     found, refused = [], []
     for user in users:
         try:
-            found.append(keys.account(str(user["user_type"]), str(user["user_id"])))
+            found.append(identifiers.account(str(user["user_type"]), str(user["user_id"])))
         except (KeyError, TypeError, InvalidId) as refusal:
             refused.append(str(refusal)[:200])
     if refused:

@@ -18,7 +18,7 @@ from copyrisk._pack import PortfolioPacker
 from copyrisk._wire import READ_COUNT, REFUSED_REPLY
 from copyrisk.book import Book, RowNumbers
 from copyrisk.errors import is_known
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.layout import Rows
 from copyrisk.risk import are_known, calc_status, fully_known, reasons
 from copyrisk.store.link import Link

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.decimals import ZERO, charge_text, money_text, parse_decimal
 from copyrisk.errors import InvalidId
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.changes import DECISION_MS, Cause, Right, event_of, next_version
 from copyrisk.store.effects import Waiting
 from copyrisk.store.functions import KEY_UNUSABLE, AccountRead, parse_read, read_request, refused, text
@@ -207,7 +207,7 @@ def remembered(pipe: Pipe, limit: int) -> list[Account]:
     found = []
     for member in _ask(pipe, pack("SRANDMEMBER", keys.PROTECTING, limit)):
         try:
-            found.append(keys.parse_account(text(member)))
+            found.append(identifiers.parse_account(text(member)))
         except InvalidId as fault:
             log.critical("protecting_unreadable", member=text(member)[:80], code=fault.code)
             _ask(pipe, pack("SREM", keys.PROTECTING, member))

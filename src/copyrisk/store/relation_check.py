@@ -11,7 +11,7 @@ from typing import Any
 from copyrisk import keys
 from copyrisk.agreement import FollowerTable, Seen, Verdict, judge
 from copyrisk.following import COPY_STATUS, account_of, status_word
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.functions import refused, text
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.store.relation_steps import AT_ONCE, Backing, is_account_id, portions, scan

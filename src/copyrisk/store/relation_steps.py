@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from copyrisk import keys
+from copyrisk import identifiers, keys
 from copyrisk.agreement import FollowerRow, FollowerTable
 from copyrisk.errors import CopyriskError, InvalidId, StoreError
 from copyrisk.following import COPY_STATUS, CopyStatus, Outcome, account_of
@@ -61,7 +61,7 @@ class Batch:
 def is_account_id(name: str) -> bool:
     """Whether what stands in a key or value is an account's id."""
     try:
-        keys.check_account_id(name)
+        identifiers.check_account_id(name)
     except InvalidId:
         return False
     return True

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import redis
 
 from copyrisk import keys
-from copyrisk.commands import copy_id
 from copyrisk.decimals import parse_decimal
-from copyrisk.keys import Account
+from copyrisk.derived import copy_id
+from copyrisk.identifiers import Account
 from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.decisions import Decision
 from copyrisk.store.followers import follower_of

@@ -11,7 +11,7 @@ import redis
 
 from copyrisk import keys
 from copyrisk.errors import StoreError
-from copyrisk.keys import Account
+from copyrisk.identifiers import Account
 from copyrisk.store.connection import store_error
 from copyrisk.store.filler import Source
 from copyrisk.store.functions import text, texts
