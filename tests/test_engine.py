@@ -15,6 +15,7 @@ from copyrisk.embedded import EmbeddedServer
 from copyrisk.engine import Engine
 from copyrisk.hours import MarketHours
 from copyrisk.rules import ValuationRules
+from copyrisk.store import terms
 from copyrisk.store.connection import connect
 from tests.backoffice import BackOffice
 
@@ -117,7 +118,9 @@ def test_a_portfolio_that_cannot_be_written_is_tried_again_and_hurts_no_other(re
     assert office.portfolio("live:1")["equity"] == "10050.0"
 
 
-def test_a_group_without_terms_for_a_symbol_uses_the_standard_ones(redis_server: Any) -> None:
+def test_a_group_without_terms_for_a_symbol_uses_the_standard_ones(
+    redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     office = BackOffice(redis_server.client())
     office.eurusd_account("live:1", group="VIP")
     engine = engine_on(redis_server.url)
@@ -131,7 +134,13 @@ def test_a_group_without_terms_for_a_symbol_uses_the_standard_ones(redis_server:
     assert office.portfolio("live:1")["used_margin"] == "542.27"
     office.client.delete("groups:{VIP}:EURUSD")
     engine.tick()
+    assert office.portfolio("live:1")["degraded_fields"] == "instrument_missing:EURUSD"
+    monkeypatch.setattr(terms, "_GRACE_S", 0.0)  # a minute has passed, and they are still gone
+    engine.tick()
     assert office.portfolio("live:1")["used_margin"] == "10.85"
+    office.group("EURUSD", "VIP", contract_size="50000")
+    engine.tick()
+    assert office.portfolio("live:1")["used_margin"] == "542.27"
 
 
 def test_a_queued_order_reserves_margin_and_makes_no_profit(redis_server: Any) -> None:
