@@ -43,7 +43,7 @@ QUOTES = {"EURUSD": "1", "USDJPY": "150", "EURGBP": "0.85", "GBPUSD": "1.25"}
 THIN = ("live:thin", "demo:thin", "strategy_provider:thin", "copy_follower:thin")
 COPIES = ("copy_follower:F0", "copy_follower:F1")
 #: What is no number, no word and no name of any grammar that such a name would have to keep to mean something.
-GARBAGE = ("", "zzz", "nan", "inf", "-inf", "1e5", "9e99", "0x10", "1_000", "\x00\xff", "[" * 3_000, "é", "- 1", "None")
+GARBAGE = ("", "zzz", "nan", "inf", "-inf", "1e5", "9e99", "0x10", "1_000", "\x00\xff", "9" * 400, "[" * 3_000, "é", "- 1", "None")
 
 
 class House(CutoffDesk):
@@ -305,7 +305,7 @@ def _break(client: Any, key: bytes, dice: random.Random) -> None:
     if how < 0.4:
         client.delete(key)
     elif kind == b"hash" and how < 0.8:
-        client.hset(key, dice.choice(sorted(client.hkeys(key))), dice.choice(GARBAGE[:-4]))
+        client.hset(key, dice.choice(sorted(client.hkeys(key))), dice.choice(GARBAGE[:-5]))
     else:
         client.delete(key)
         client.set(key, "x") if kind != b"string" else client.sadd(key, "x")
@@ -592,6 +592,64 @@ def test_an_account_is_not_valued_by_the_terms_of_another_group(house: House, wh
 # ---- clocks
 
 
+@pytest.mark.xfail(strict=True, reason="t2-14: what stands there at a tick is believed")
+def test_a_change_in_two_steps_closes_nobody(house: House) -> None:
+    """A back office takes a winner out of the index, a tick falls between, and then it credits the wallet."""
+    house.position("demo:winner", "L")
+    house.tick(2)
+    house.client.srem("user_orders_index:{demo:winner}", "W")
+    house.tick()
+    house.configure("demo:winner", wallet_balance="10020")
+    house.client.delete("user_holdings:{demo:winner}:W")
+    house.tick(2)
+    assert house.index("demo:winner") == {"L"}
+    house.assert_nobody_else_closed()
+
+
+@pytest.mark.xfail(strict=True, reason="t2-14: what stands there at a tick is believed")
+@pytest.mark.parametrize("ticks", [1, 3])
+def test_an_account_that_is_written_again_key_by_key_closes_nobody(house: House, ticks: int) -> None:
+    """The loser of a hedge comes first, a tick falls between, then the winner."""
+    kept = {key: house.client.dump(key) for key in house.client.keys("user*{live:hedged}*")}
+    for key in kept:
+        house.client.delete(key)
+    house.tick(2)
+    house.client.restore("user:{live:hedged}:config", 0, kept.pop(b"user:{live:hedged}:config"))
+    house.tick(ticks)
+    house.client.restore("user_holdings:{live:hedged}:H1", 0, kept.pop(b"user_holdings:{live:hedged}:H1"))
+    house.client.sadd("user_orders_index:{live:hedged}", "H1")
+    house.tick()
+    house.client.restore("user_holdings:{live:hedged}:H2", 0, kept.pop(b"user_holdings:{live:hedged}:H2"))
+    house.client.sadd("user_orders_index:{live:hedged}", "H2")
+    house.tick(2)
+    house.assert_untouched()
+
+
+@pytest.mark.parametrize("key", [LEASE, EPISODES, NOTICES, TRAIL, HEAD, CASCADES, KILLS, "copyrisk:tick"])
+def test_what_we_keep_is_of_another_type_and_closes_nobody(house: House, key: str) -> None:
+    """It may not be possible to act then; once it is mended it is."""
+    first, second = house.spare(), house.spare()
+    house.tick()
+    house.client.delete(key)
+    house.client.set(key, "x")
+    house.condemn(first)
+    house.tick(3)
+    house.assert_untouched()
+    house.client.delete(key)
+    house.tick(2)
+    assert house.is_flat(first)
+    house.assert_sees(second)
+
+
+@pytest.mark.xfail(strict=True, reason="t2-15: whatever the lease says it may hold is believed")
+def test_nobody_holds_a_lease_for_longer_than_any_lease_is(house: House) -> None:
+    far = {"owner": "another", "token": "1", "ends_ms": 99_999_999_999_999, "hold_ms": 99_999_999_999_999}
+    house.drop_daemon()
+    house.client.hset(LEASE, mapping=far)
+    house.tick(2)
+    house.assert_sees()
+
+
 @pytest.mark.parametrize("hours", [-48, -2, 1, 5, 200])
 @pytest.mark.parametrize("feed_moves", [False, True])
 def test_the_daemons_clock_moves_by_hours(
@@ -764,7 +822,7 @@ def errors(*words: str) -> Callable[[random.Random], Callable[[int, bytes], byte
 
     def of(dice: random.Random) -> Callable[[int, bytes], bytes | None]:
         error = f"\r\n-{dice.choice(words)}\r\n".encode()
-        return lambda _number, said: said.replace(b"\r\n$-1\r\n", error) if dice.random() < 0.5 else said
+        return lambda _number, said: re.sub(rb"\r\n(\$-1|_)\r\n", error, said) if dice.random() < 0.5 else said
 
     return of
 
@@ -781,7 +839,13 @@ SPOILT = {
 
 @pytest.mark.slow
 @pytest.mark.fault
-@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(how, marks=[pytest.mark.xfail(strict=False, reason="t2-11")] * (how in ("garbled", "repeated")))
+        for how in SPOILT
+    ],
+)
 def test_answers_that_are_spoilt_close_nobody(bundled_server: Any, tmp_path: Path, how: str) -> None:
     dice = random.Random(how)
     with behind(bundled_server, tmp_path) as house:
@@ -815,6 +879,47 @@ def test_a_daemon_that_was_cut_off_acts_within_two_ticks(bundled_server: Any, tm
             house.tick(2)
             assert house.is_flat(victim)
             house.assert_untouched()
+
+
+@pytest.mark.xfail(strict=True, reason="t2-11: it ends with a traceback")
+def test_a_greeting_that_makes_no_sense_is_a_failed_connection(bundled_server: Any, tmp_path: Path) -> None:
+    with behind(bundled_server, tmp_path) as house:
+        right, seen = house.proxy.spoil, set[int]()
+
+        def spoil(number: int, said: bytes) -> bytes:
+            is_first = number not in seen
+            seen.add(number)
+            return b"%1\r\n*1\r\n+a\r\n+b\r\n" if is_first else said
+
+        for number in list(house.proxy._pairs):
+            house.proxy.cut(number)
+        house.proxy.spoil = spoil
+        for _ in range(3):
+            house.tick()
+            house.assert_untouched()
+        house.proxy.spoil = right
+        house.tick()
+        house.assert_sees()
+
+
+@pytest.mark.xfail(strict=True, reason="t2-11: from then on each call reads the answer to the one before")
+def test_an_answer_too_many_does_not_go_on_for_ever(bundled_server: Any, tmp_path: Path) -> None:
+    with behind(bundled_server, tmp_path) as house:
+        right, told = house.proxy.spoil, list[int]()
+
+        def spoil(number: int, said: bytes) -> bytes:
+            is_new = number not in house.proxy.mirrors and said[:1] == b"*" and not told
+            told.extend([number] * is_new)
+            return said * 2 if is_new else said
+
+        house.proxy.spoil = spoil
+        house.condemn("live:L1")
+        house.tick(2)
+        assert told
+        house.proxy.spoil = right
+        house.tick(2)
+        assert house.is_flat("live:L1")
+        house.assert_sees()
 
 
 @pytest.mark.parametrize("who", ["the book", "the second look"])
@@ -1395,7 +1500,6 @@ def test_a_daemon_that_stood_still_anywhere_does_nothing_more_of_it(daemons: Dae
     assert safe() and flat() and ended()
     assert {name: len(house.closes(name)) for name in house.condemned} == dict.fromkeys(house.condemned, 1)
     assert len(house.warned()) == len({*house.warned()})
-    assert len(house.client.keys("copyrisk:{cutoff}:cascade:*")) == 1
     now = house.stands()
     assert {name: now[name] for name in house.healthy} == house.healthy
 
@@ -1408,7 +1512,9 @@ def test_a_daemon_that_stands_still_until_the_market_is_back_closes_nobody(daemo
     victims = [house.holder(f"live:V{i}", "1000", (f"A{i}", "1")) for i in range(8)]
     daemons.start("one", "worker.decided")
     daemons.until(lambda: daemons.leads("one") and len(house.warned()) >= 10)
-    house.healthy = {}  # who is at 12 % is hit in earnest
+    for account in house.healthy:
+        house.configure(account, wallet_balance="100000")
+    house.healthy = house.stands()
     house.print_quotes(EURUSD="0.9905")  # -950: 5 %
     deadline_s = time.monotonic() + 30
     while not daemons.is_stopped("one"):
@@ -1422,7 +1528,8 @@ def test_a_daemon_that_stands_still_until_the_market_is_back_closes_nobody(daemo
     house.condemn("live:L1")
     daemons.until(lambda: house.is_flat("live:L1"))
     assert [house.open_lots(victim) for victim in victims] == [1] * 8
-    house.assert_nobody_else_closed()
+    del house.healthy["live:L1"]
+    house.assert_untouched()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from copyrisk.evidence import Evidence
 from copyrisk.identifiers import Account
 from copyrisk.ladders import Ladders
 from copyrisk.risk import Valuer
-from copyrisk.store.episodes import Episode, Episodes, EpisodeStep
+from copyrisk.store.episodes import Episode, Episodes, EpisodeStep, as_stored
 
 log = structlog.get_logger(__name__)
 
@@ -81,12 +81,14 @@ class Alerts:
 
     def owing(self, account: Account) -> EpisodeStep:
         """Note that a master's cascade is to begin, for what made him critical."""
-        return EpisodeStep(account, replace(self._known[account], owed_cascade=self.event_of(account)))
+        episode = self._known[account]
+        return EpisodeStep(account, episode, replace(episode, owed_cascade=self.event_of(account)))
 
     def cascaded(self, account: Account, *, again: bool) -> EpisodeStep:
         """Note that it has begun; `again`: that was another time, and he is critical anew."""
-        episode = self._known.get(account, Episode())
-        return EpisodeStep(account, replace(episode, owed_cascade="", breaches=episode.breaches + again))
+        episode = self._known.get(account)
+        now = replace(episode or Episode(), owed_cascade="", breaches=(episode or Episode()).breaches + again)
+        return EpisodeStep(account, episode, now)
 
     def judge(
         self, evidence: Evidence, valuer: Valuer, rows: RowNumbers, edges: npt.NDArray[np.uint8], now_ms: int
@@ -98,7 +100,7 @@ class Alerts:
         for row, edge in zip(rows[chosen].tolist(), edges[chosen].tolist(), strict=True):
             account = self._book.account_at(row)
             episode = self._moved(self._known.get(account, Episode()), edge, row, now_ms)
-            steps[account] = EpisodeStep(account, episode)
+            steps[account] = EpisodeStep(account, self._known.get(account), episode)
         for account in {*self._unwarned, *steps}:
             now = steps[account].episode if account in steps else self._known[account]
             row = self._book.row_of(account)
@@ -106,12 +108,12 @@ class Alerts:
                 continue
             warned = replace(now, warned_ms=now_ms)
             notice = self._notice(evidence, row, account, warned, now_ms)
-            steps[account] = EpisodeStep(account, warned, notice)
+            steps[account] = EpisodeStep(account, self._known.get(account), warned, notice)
             entries.append(self._entry(evidence, row, account, notice["notice_id"], now_ms))
         if now_ms - self._looked_ms > _LOOK_MS:
             self._looked_ms = now_ms
             over = [account for account, episode in self._known.items() if self._is_over(episode, now_ms)]
-            steps = {account: EpisodeStep(account, None) for account in over} | steps
+            steps = {account: EpisodeStep(account, self._known[account], None) for account in over} | steps
         return list(steps.values()), entries
 
     def taken(self, steps: Sequence[EpisodeStep]) -> None:
@@ -121,7 +123,7 @@ class Alerts:
             if step.episode is None:
                 self._known.pop(step.account, None)
                 continue
-            self._known[step.account] = step.episode
+            self._known[step.account] = as_stored(step.episode)
             if _is_unwarned(step.episode):
                 self._unwarned.add(step.account)
 

@@ -81,12 +81,12 @@ class Autocutoff:
         trail: Trail,
         latches: bool,
         options: CutoffOptions,
-        load_functions: Callable[[], None],
+        prepare: Callable[[], None],
     ) -> None:
         self._lease, self._book, self._valuer, self._episodes, self._trail = lease, book, valuer, episodes, trail
         self._liquidator, self._cascader, self._options, self._latches = liquidator, cascader, options, latches
         self._halts, self._protector = halts, protector
-        self._load_functions, self._has_functions = load_functions, False
+        self._prepare, self._is_ready = prepare, False
         self._brake = Brake(
             share_pct=options.brake_share_pct, min_accounts=options.brake_min_accounts, jump_pct=options.quote_jump_pct
         )
@@ -126,7 +126,7 @@ class Autocutoff:
                 return CutoffReport(took_ms=(time.perf_counter() - started) * 1e3)
             return self._step(rows, tick, now_ms, started)
         except Exception as failure:  # whatever it is, what is known is read anew
-            self._has_functions = getattr(failure, "code", "") != FUNCTIONS_MISSING
+            self._is_ready = isinstance(failure, StoreError) and failure.code != FUNCTIONS_MISSING
             self._forget()
             raise
 
@@ -138,9 +138,9 @@ class Autocutoff:
 
     def _leads(self) -> bool:
         """Whether this process may act; taking over begins with what the one before has stored."""
-        if not self._has_functions:
-            self._load_functions()
-            self._has_functions = True
+        if not self._is_ready:
+            self._prepare()
+            self._is_ready = True
         try:
             self._lease.keep()
         except StoreUnavailable as failure:
@@ -157,6 +157,7 @@ class Autocutoff:
                 self._liquidator.begin(self._book.row_of(account))
             self._owed = {event: (master, {"reason": "resumed"}) for event, master in self._alerts.owed().items()}
             self._cascader.resume()
+            self._cascaded.update(self._cascader.running_ids)
             self._is_leader = True
             log.info("cutoff_leads")
         return True

@@ -77,6 +77,12 @@ def make_autocutoff(client: redis.Redis, settings: Settings, book: Book, valuer:
         lots_of=lambda: read_lot_limits(markets, book.market.instrument_keys),
     )
     cascader = Cascader(pipe, dispatcher, book, lease, figures=lambda: valuer.figures, record=trail.append)
+
+    def prepare() -> None:
+        """A connection without a past, to a server that has the functions."""
+        pipe.close()
+        functions.load(client)
+
     protector = Protector(pipe, book, lease, effects, record=trail.append)
     return Autocutoff(
         lease,
@@ -98,7 +104,7 @@ def make_autocutoff(client: redis.Redis, settings: Settings, book: Book, valuer:
             close_budget_ms=chosen.close_budget_ms,
             cascade_budget_ms=chosen.cascade_budget_ms,
         ),
-        load_functions=lambda: functions.load(client),
+        prepare=prepare,
     )
 
 

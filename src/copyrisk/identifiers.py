@@ -31,7 +31,7 @@ class Account(NamedTuple):
     id: str
 
     def __str__(self) -> str:
-        return f"{self.type.value}:{self.id}"
+        return f"{self.type}:{self.id}"
 
 
 def check_idempotency_key(value: str) -> str:

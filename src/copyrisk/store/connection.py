@@ -70,6 +70,23 @@ def connect(url: str, *, connect_timeout_ms: int, reply_timeout_ms: int) -> redi
     return client
 
 
+def open_connection(client: redis.Redis) -> Any:
+    """A connection of a client, greeted and logged in.
+
+    Raises
+    ------
+    redis.RedisError, OSError
+    StoreError
+        `protocol_fault`: the server's greeting makes no sense.
+    """
+    try:
+        return client.connection_pool.get_connection()
+    except (redis.RedisError, hiredis.HiredisError, OSError):
+        raise
+    except Exception as fault:  # whatever the parser makes of it
+        raise StoreError(f"the server's greeting makes no sense: {fault!r}"[:200], code="protocol_fault") from fault
+
+
 def drop(client: redis.Redis, connection: Any) -> None:
     """Close a connection that was taken from a client, whatever state it is in."""
     with contextlib.suppress(Exception):

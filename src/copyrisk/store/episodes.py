@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import structlog
@@ -38,6 +38,8 @@ class Episode:
         Whether it is being closed, and whether until it is flat.
     owed_cascade : str
         Event of a master whose cascade is to begin; empty for none.
+    stored : str
+        As the server has it; empty if it does not.
     """
 
     number: int = 0
@@ -48,18 +50,20 @@ class Episode:
     is_critical: bool = False
     is_latched: bool = False
     owed_cascade: str = ""
+    stored: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeStep:
-    """What an account's episode is from now on (`None`: it is forgotten), and the notice its client gets, if any."""
+    """What an account's episode was and is from now on (`None`: none), and the notice its client gets, if any."""
 
     account: Account
+    before: Episode | None
     episode: Episode | None
     notice: Mapping[str, str] | None = None
 
 
-_NAMES = [field.name for field in fields(Episode)]
+_NAMES = [one.name for one in fields(Episode) if one.name != "stored"]
 
 
 class Episodes:
@@ -111,20 +115,28 @@ class Episodes:
         Raises
         ------
         StoreError, StoreUnavailable
-            `lease_lost`: nothing of the last batch was stored. Doing it again repeats no notice that names its episode.
+            `lease_lost`, `episodes_changed`: nothing of the last batch was stored.
         """
         for start in range(0, len(steps), _AT_ONCE):
             words: list[str | int] = []
             for step in steps[start : start + _AT_ONCE]:
                 said = [word for item in (step.notice or {}).items() for word in item]
-                words += [str(step.account), _packed(step.episode), len(said), *said]
+                before = step.before.stored if step.before else ""
+                words += [str(step.account), before, _packed(step.episode), len(said), *said]
             named = (keys.lease(right.role), keys.EPISODES, keys.NOTICES)
             (reply,) = self._pipe.exchange([pack("FCALL", "copyrisk_episodes_v1", 3, *named, right.token, *words)])
             failure = refused(reply)
             if failure is not None:
                 raise failure
+            if reply == b"changed":
+                raise StoreUnavailable("another process has written episodes", code="episodes_changed")
             if reply != b"done":
                 raise StoreUnavailable("another process has the lease", code="lease_lost")
+
+
+def as_stored(episode: Episode) -> Episode:
+    """An episode once it is stored."""
+    return replace(episode, stored=_packed(episode))
 
 
 def _packed(episode: Episode | None) -> str:
@@ -137,7 +149,7 @@ def _parse(stored: bytes) -> Episode:
     said: dict[str, Any] = json.loads(stored)
     whole = {name: _typed(said[name], int) for name in ("number", "began_ms", "warned_ms", "breaches")}
     flags = {name: _typed(said[name], bool) for name in ("is_open", "is_critical", "is_latched")}
-    return Episode(**whole, **flags, owed_cascade=_typed(said.get("owed_cascade", ""), str))
+    return Episode(**whole, **flags, owed_cascade=_typed(said.get("owed_cascade", ""), str), stored=text(stored))
 
 
 def _typed(value: Any, wanted: type) -> Any:

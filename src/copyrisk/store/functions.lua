@@ -357,8 +357,8 @@ local function trail(keys, args)
   return { 'done' }
 end
 
--- args: 1 the token of the lease, then for each account (at most 1000) the account, its episode ('': it is over), and
--- how many words its notice has (0: none), followed by those
+-- args: 1 the token of the lease, then for each account (at most 1000) the account, its episode as it was read ('': none)
+-- and as it is now ('': it is over), and how many words its notice has (0: none), followed by those; all or nothing
 local function episodes(keys, args)
   if not is_leased(keys[1], args[1]) then
     return 'lost'
@@ -367,16 +367,23 @@ local function episodes(keys, args)
   redis.call('XLEN', keys[3]) -- keys of a wrong type fail here, before anything is written
   local i = 2
   while i <= #args do
-    local words = tonumber(args[i + 2])
-    if args[i + 1] == '' then
+    if stands(keys[2], args[i]) ~= args[i + 1] then
+      return 'changed'
+    end
+    i = i + 4 + tonumber(args[i + 3])
+  end
+  i = 2
+  while i <= #args do
+    local words = tonumber(args[i + 3])
+    if args[i + 2] == '' then
       redis.call('HDEL', keys[2], args[i])
     else
-      redis.call('HSET', keys[2], args[i], args[i + 1])
+      redis.call('HSET', keys[2], args[i], args[i + 2])
     end
     if words > 0 then
-      redis.call('XADD', keys[3], '*', unpack(args, i + 3, i + 2 + words))
+      redis.call('XADD', keys[3], '*', unpack(args, i + 4, i + 3 + words))
     end
-    i = i + 3 + words
+    i = i + 4 + words
   end
   return 'done'
 end

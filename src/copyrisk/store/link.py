@@ -18,7 +18,7 @@ import redis
 from copyrisk._index import TextIndex
 from copyrisk._wire import Replies
 from copyrisk.errors import StoreError, StoreUnavailable
-from copyrisk.store.connection import drop, store_error
+from copyrisk.store.connection import drop, open_connection, store_error
 
 _PING = b"*1\r\n$4\r\nPING\r\n"
 _NOTHING_WORKS = ("server_auth_failed", "server_loading")  # an error of this kind is not one of a single command
@@ -61,7 +61,7 @@ class Link:
         if self._connection is not None:
             return False
         with self._failing():
-            self._connection = self._client.connection_pool.get_connection()
+            self._connection = open_connection(self._client)
             self._sock = self._connection._sock
         self.replies = Replies(self._names)
         self.connections += 1

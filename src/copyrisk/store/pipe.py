@@ -13,8 +13,8 @@ from typing import Any
 import hiredis
 import redis
 
-from copyrisk.errors import StoreUnavailable
-from copyrisk.store.connection import drop, store_error
+from copyrisk.errors import StoreError, StoreUnavailable
+from copyrisk.store.connection import drop, open_connection, store_error
 
 _PART_COMMANDS = 2_000
 _READ_BYTES = 1 << 18
@@ -47,6 +47,7 @@ class Pipe:
                 sock.sendall(b"".join(commands[start : start + _PART_COMMANDS]))
                 self._collect(sock, replies, start)
             self._collect(sock, replies, len(commands))
+            self._check_silence()
         except (OSError, redis.RedisError, hiredis.HiredisError) as failure:
             self.close()
             raise store_error(failure) from failure
@@ -97,12 +98,19 @@ class Pipe:
                     yield self._replies(sock, due.pop(0))
             while due:
                 yield self._replies(sock, due.pop(0))
+            self._check_silence()
         except (OSError, redis.RedisError, hiredis.HiredisError) as failure:
             self.close()
             raise store_error(failure) from failure
         except BaseException:
             self.close()
             raise
+
+    def _check_silence(self) -> None:
+        """What the server says unasked would be taken for the answer to the next command."""
+        if self._reader.has_data():
+            self.close()
+            raise StoreError("the server said more than it was asked", code="protocol_fault")
 
     def _replies(self, sock: socket.socket, count: int) -> list[Any]:
         replies: list[Any] = []
@@ -118,7 +126,7 @@ class Pipe:
 
     def _socket(self) -> socket.socket:
         if self._connection is None:
-            self._connection = self._client.connection_pool.get_connection()
+            self._connection = open_connection(self._client)
         connected: socket.socket = self._connection._sock
         return connected
 
