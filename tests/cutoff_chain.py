@@ -346,7 +346,8 @@ class Story:
         self.quotes: list[tuple[int, Decimal]] = []
         self.paid: dict[str, list[tuple[int, Decimal]]] = defaultdict(list)  # from and to outside, by account
         self.asked: set[tuple[str, str]] = set()  # closes that clients asked for
-        self.answered: dict[str, int] = {}  # how often something was reported of a request
+        self.answered: dict[str, int] = {}  # how often something was reported of a request; -1: all there will be
+        self.prices: dict[str, str] = {}  # at which a close was filled in part
         self.rejected: set[str] = set()  # orders of which a close was rejected once
         self.mode = self.dice.choice(MODES)
         self.protects = any(point.startswith("protection") for point in points) or self.dice.random() < 0.3
@@ -417,7 +418,12 @@ class Story:
     def _price(self, mid: Decimal) -> None:
         self.quotes.append((time.time_ns() // 1_000_000, mid))
         self.mid = mid
-        self.desk.price(mid)
+        self._print()
+
+    def _print(self) -> None:
+        """The same quote anew: one that is seen for the first time is trusted when it comes again."""
+        self.desk.price(self.mid)
+        self.printed_s = time.monotonic()
 
     # ---- what happens
 
@@ -468,6 +474,8 @@ class Story:
 
     def _turn(self, *, is_final: bool) -> None:
         """What others do meanwhile: the provider, the workers, the engine of copies."""
+        if time.monotonic() - self.printed_s > 0.03:
+            self._print()
         if self.house.flow != "rock" and self.dice.random() < 0.5:
             self._answer()
         if self.desk.waiting():
@@ -500,13 +508,12 @@ class Story:
                 self.desk.report(request, "rejected", 1)
                 self.answered[request_id] = -1
             elif not said and half == half.quantize(CENT) and self.dice.random() < 0.2:
-                self.desk.report(request, "partial", 1, half, average_price=price)
+                self.desk.report(request, "partial", 1, str(half), average_price=price)
                 self.answered[request_id] = 1
-                self.told.counts["partial"] += 1
-                self.prices = {**getattr(self, "prices", {}), request_id: price}
+                self.prices[request_id] = price
             else:
-                price = getattr(self, "prices", {}).get(request_id, price)
-                self.desk.report(request, "filled", said + 1, lots, average_price=price)
+                price = self.prices.get(request_id, price)
+                self.desk.report(request, "filled", said + 1, str(lots), average_price=price)
                 self.answered[request_id] = -1
 
     def _meanwhile(self) -> None:

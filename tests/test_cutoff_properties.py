@@ -521,7 +521,7 @@ def print_wrong(world: World, symbol: str, factor: Fraction, side: str) -> bool:
     """Print a quote a factor away; whether it is a quote at all."""
     quote = decoded(world.desk.client.hgetall(f"market:{symbol}"))
     sides = {name: Fraction(quote[name]) * (factor if side in (name, "both") else 1) for name in ("bid", "ask")}
-    world.desk.quote(*(f"{float(sides[name]):.8f}" for name in ("bid", "ask")), symbol=symbol)
+    world.desk.quote(f"{float(sides['bid']):.8f}", f"{float(sides['ask']):.8f}", symbol)
     return sides["bid"] <= sides["ask"]
 
 

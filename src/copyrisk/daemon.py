@@ -7,7 +7,7 @@ import redis
 
 from copyrisk._cutoff import StopOut
 from copyrisk.audit_files import TrailFile
-from copyrisk.autocutoff import ROLE, Autocutoff, CutoffOptions
+from copyrisk.autocutoff import ROLE, Autocutoff
 from copyrisk.book import Book
 from copyrisk.cascading import Cascader
 from copyrisk.dispatch import Dispatcher
@@ -95,15 +95,7 @@ def make_autocutoff(client: redis.Redis, settings: Settings, book: Book, valuer:
         protector=protector if chosen.negative_balance_protection else None,
         trail=trail,
         latches=mode is StopOutMode.FLATTEN,
-        options=CutoffOptions(
-            recovery_pct=chosen.recovery_pct,
-            warning_cooldown_ms=chosen.warning_cooldown_ms,
-            brake_share_pct=chosen.brake_share_pct,
-            brake_min_accounts=chosen.brake_min_accounts,
-            quote_jump_pct=chosen.quote_jump_pct,
-            close_budget_ms=chosen.close_budget_ms,
-            cascade_budget_ms=chosen.cascade_budget_ms,
-        ),
+        options=settings.cutoff_options(),
         prepare=prepare,
     )
 

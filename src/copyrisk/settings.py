@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from copyrisk.autocutoff import CutoffOptions
 from copyrisk.conditions import LotLimits
 from copyrisk.copying import CopyDefaults
 from copyrisk.deciding import CopyOptions
@@ -115,6 +116,10 @@ class Settings:
     def monitor_options(self) -> MonitorOptions:
         """How monitors go about it."""
         return MonitorOptions(retry_ms=self.monitors.retry_ms, margin_check_ms=self.monitors.margin_check_ms)
+
+    def cutoff_options(self) -> CutoffOptions:
+        """How autocutoff goes about it."""
+        return CutoffOptions(**{name.name: getattr(self.cutoff, name.name) for name in fields(CutoffOptions)})
 
     def copy_options(self) -> CopyOptions:
         """How the engine of copies goes about it."""
