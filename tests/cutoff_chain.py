@@ -669,6 +669,7 @@ class Judge:
         self._look(account, holder)
         now = read_holder(self.client, account)
         assert now == holder, f"{account}: {now} is not {holder}"
+        assert not (story.mode == "flatten" and self.own[account] and now.positions), f"{account} is left with {now}"
 
     def _changes(self, account: str) -> list[dict[str, str]]:
         key = f"copyrisk:{{{account}}}:audit"
@@ -681,7 +682,7 @@ class Judge:
         cause, order_id = said["cause"], said["order_id"]
         where = f"{account} {order_id} for {cause}: {holder}"
         if cause.startswith(f"{account.replace(':', '-')}-"):
-            assert order["reason"] == "stop_out", where
+            assert order.get("reason", "stop_out") == "stop_out", where
             self.own[account].add(cause)
             self.counts["closes"] += 1
             if not (self.story.mode == "flatten" and is_begun):
@@ -690,7 +691,7 @@ class Judge:
             plans = self._told("liquidation", account, cause, "level_at_or_below_critical")
             assert any(step["order_id"] == order_id for plan in plans for step in plan["said"]["plan"]), where
             return
-        assert order["reason"] == "cascade" and cause in self.cascades, where
+        assert order.get("reason", "cascade") == "cascade" and cause in self.cascades, where
         master = self.cascades[cause]["master"]
         assert account.partition(":")[2] in self.cascades[cause]["followers"], where
         assert self.story.house.masters[order["master_order_id"]] == f"strategy_provider:{master}", where

@@ -50,7 +50,7 @@ class House:
         """These accounts are critical and were not judged so before; which of them are held?"""
         figures = np.zeros(len(self.book.accounts), layout.FIGURES)
         figures["state"][list(critical)] = LadderState.CRITICAL
-        self.brake.follow(self.book.market.quotes)
+        self.brake.follow(self.book)
         turned, nobody = np.array(sorted(critical), np.int32), np.zeros(0, np.int32)
         return set(self.brake.judge(self.book, figures, turned, nobody, lost)[0].tolist())
 
@@ -185,7 +185,7 @@ def test_who_is_critical_already_waits_for_a_bad_print_as_well() -> None:
     for price in (10.0, None, None):
         if price:
             house.print("EURUSD", price)
-        house.brake.follow(house.book.market.quotes)
+        house.brake.follow(house.book)
         held.append(house.brake.judge(house.book, figures, nobody, standing, 0)[1].tolist())
     assert held == [standing[:2].tolist()] * 2 + [[]]
     assert not house.brake.is_on
@@ -198,4 +198,28 @@ def test_a_quote_that_is_seen_for_the_first_time_must_print_again() -> None:
     hit = house.holders("EURUSD")[:3]
     assert house.tick(hit) == set(hit)
     house.print("EURUSD", 1.0)
+    assert house.tick(hit) == set()
+
+
+def test_who_was_changed_in_this_tick_is_looked_at_again_in_the_next() -> None:
+    house = House()
+    row = house.rows[7]
+    house.book.folds[row] += 1
+    assert house.tick([row]) == {row}
+    assert house.tick([row]) == set()
+    for _ in range(2):
+        house.book.folds[row] += 1
+        assert house.tick([row]) == {row}
+    house.book.folds[row] += 1  # whoever changes all the time is not shielded for ever
+    assert house.tick([row]) == set()
+
+
+def test_one_side_that_jumps_must_itself_print_again() -> None:
+    house = House()
+    hit = house.holders("EURUSD")[:3]
+    quote = house.book.market.quotes[house.book.market.quote_row["EURUSD"]]
+    quote["bid"], quote["ts_ms"] = 0.85, 1_000
+    assert house.tick(hit) == set(hit)  # the mid has moved by 7.5 % only
+    quote["ask"], quote["ts_ms"] = 1.0002, 1_001
+    assert house.tick(hit) == set(hit)
     assert house.tick(hit) == set()

@@ -46,6 +46,7 @@ from copyrisk.terms import AccountType
 log = structlog.get_logger(__name__)
 
 ROLE = "cutoff"
+_KIND = AuditKind.LIQUIDATION
 _SAID_AGAIN_S = 10.0
 #: A cascade of another event is running, or nobody can say who follows: asked again in each tick.
 _NOT_YET = ("running", "followers_unreadable")
@@ -97,6 +98,7 @@ class Autocutoff:
         chosen = self._options
         self._ladders = Ladders(self._book, recovery_pct=chosen.recovery_pct, latches=self._latches)
         self._alerts = Alerts(self._book, self._ladders, self._episodes, cooldown_ms=chosen.warning_cooldown_ms)
+        self._again: RowNumbers = np.zeros(0, np.int32)  # to be judged in the next tick whatever happens
         self._breached: dict[int, int] = {}  # by row: in which tick it became critical; until its first close
         self._said: dict[int, tuple[tuple[str, ...], float]] = {}
         self._lease.doubt()
@@ -118,7 +120,7 @@ class Autocutoff:
             The tick is void: what was decided and not done is decided anew in the next one.
         """
         started = time.perf_counter()
-        self._brake.follow(self._book.market.quotes)  # whoever acts next tick must know what they were
+        self._brake.follow(self._book)  # whoever acts next tick must know what was before
         try:
             is_leader = self._leads()
             self._trail.follow()
@@ -155,7 +157,7 @@ class Autocutoff:
             self._liquidator.sweep()
             for account in self._alerts.begun():
                 self._liquidator.begin(self._book.row_of(account))
-            self._owed = {event: (master, {"reason": "resumed"}) for event, master in self._alerts.owed().items()}
+            self._owed = {event: (master, {"resumed": True}) for event, master in self._alerts.owed().items()}
             self._cascader.resume()
             self._cascaded.update(self._cascader.running_ids)
             self._is_leader = True
@@ -167,7 +169,8 @@ class Autocutoff:
         evidence = Evidence(self._book, self._valuer, now_ms)
         new = self._ladders.follow()
         self._alerts.restore(new)
-        rows = np.union1d(rows, np.concatenate([self._brake.held, new])).astype(np.int32)
+        rows = np.union1d(rows, np.concatenate([self._brake.held, new, self._again])).astype(np.int32)
+        self._again = np.zeros(0, np.int32)
         worse, standing = self._held(rows, now_ms)
         judged = np.setdiff1d(rows, worse).astype(np.int32)
         edges = self._ladders.step(figures, judged)
@@ -251,17 +254,21 @@ class Autocutoff:
         for plan in tried:
             if plan.was_not_critical and not self._liquidator.has_begun(plan.row):
                 self._ladders.rows["is_latched"][plan.row] = 0
+                self._again = np.append(self._again, np.int32(plan.row))
             if plan.has_taken_any and plan.row in self._breached:
                 delays.append(tick - self._breached.pop(plan.row))
         changed = [plan for plan in tried if plan.changes]
         if changed:
-            self._trail.append([_outcome(plan, now_ms) for plan in changed])
+            results = {plan: {"results": plan.results()} for plan in changed}
+            self._trail.append(
+                [Entry(_KIND, str(plan.account), plan.event_id, "done", said, now_ms) for plan, said in results.items()]
+            )
             log.warning("liquidated", accounts=len(changed), planned=len(plans))
         return tried, delays
 
     def _is_news(self, plan: Plan) -> bool:
         """Whether the trail has not just been told the same, of an account that cannot be closed for a while."""
-        steps, now_s = tuple(step.order_id for step in plan.steps), time.monotonic()
+        steps, now_s = (plan.event_id, *(step.order_id for step in plan.steps)), time.monotonic()
         said, when_s = self._said.get(plan.row, ((), 0.0))
         if said == steps and now_s - when_s < _SAID_AGAIN_S:
             return False
@@ -294,6 +301,9 @@ class Autocutoff:
         crash.reach("cutoff.owing")
         steps = []
         for event_id, (master, said) in list(self._owed.items()):
+            row = self._book.row_of(master)
+            if "figures" not in said and row >= 0:  # it was owed by a process that is gone
+                said |= {"figures": evidence.figures(row), "quotes": evidence.quotes(row)}
             code = self._cascader.begin(master, event_id, said)
             if code in _NOT_YET and event_id not in self._cascader.running_ids:
                 continue
@@ -312,7 +322,3 @@ class Autocutoff:
         if steps:
             self._episodes.store(steps, self._lease.keep())
             self._alerts.taken(steps)
-
-
-def _outcome(plan: Plan, now_ms: int) -> Entry:
-    return Entry(AuditKind.LIQUIDATION, str(plan.account), plan.event_id, "done", {"results": plan.results()}, now_ms)

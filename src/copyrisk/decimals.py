@@ -46,5 +46,5 @@ def money_text(value: Decimal) -> str:
 
 
 def charge_text(value: Decimal) -> str:
-    """Commission or swap in USD: two decimals, or as many as another service charged."""
+    """An amount in USD that others write as well: two decimals, or as many as they gave it."""
     return money_text(value) if value == cents(value) else decimal_text(value)

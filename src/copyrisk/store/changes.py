@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from copyrisk.commands import Command, Report
-from copyrisk.decimals import ZERO, decimal_text, money_text, parse_decimal
+from copyrisk.decimals import ZERO, charge_text, decimal_text, money_text, parse_decimal
 from copyrisk.errors import Refused
 from copyrisk.identifiers import Account
 from copyrisk.orders import FINISHED, REPLICATED, State
@@ -127,7 +127,7 @@ def _balance_after(read: AccountRead, outcome: Outcome) -> str:
         return ""
     before = parse_decimal(read.config.get("wallet_balance"))
     assert before is not None, "nothing is booked to a balance that cannot be read"
-    return money_text(before + outcome.booking.amount_usd)
+    return charge_text(before + outcome.booking.amount_usd)
 
 
 def event_of(account: Account, cause: Cause, order_id: str, *, ts_ms: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Warning episodes of accounts: kept by the server, so that a restart neither repeats a warning nor forgets one."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -38,7 +39,7 @@ class Episode:
         Whether it is being closed, and whether until it is flat.
     owed_cascade : str
         Event of a master whose cascade is to begin; empty for none.
-    stored : str
+    stored : bytes
         As the server has it; empty if it does not.
     """
 
@@ -50,7 +51,7 @@ class Episode:
     is_critical: bool = False
     is_latched: bool = False
     owed_cascade: str = ""
-    stored: str = field(default="", compare=False)
+    stored: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +74,44 @@ class Episodes:
         self._pipe = pipe
 
     def load(self) -> dict[Account, Episode]:
-        """All that are known; what cannot be read is reported and left out.
+        """All that are known; of one that cannot be read that is reported, and it begins anew.
 
         Raises
         ------
         StoreError, StoreUnavailable
         """
-        (reply,) = self._pipe.ask(pack("HGETALL", keys.EPISODES))
+        (reply,) = self._pipe.exchange([pack("HGETALL", keys.EPISODES)])
+        self._check(reply)
         flat = [word for item in reply.items() for word in item] if isinstance(reply, dict) else reply
         found = {}
         for name, stored in zip(flat[::2], flat[1::2], strict=True):
             try:
-                found[identifiers.parse_account(text(name))] = _parse(stored)
-            except (ValueError, TypeError, LookupError, RecursionError, CopyriskError) as fault:
-                log.critical("episode_unreadable", account=text(name)[:80], reason=repr(fault)[:200])
+                account = identifiers.parse_account(text(name))
+            except CopyriskError as fault:
+                log.critical("episode_unreadable", account=text(name)[:80], reason=str(fault))
+                continue
+            try:
+                found[account] = _parse(stored)
+            except (ValueError, TypeError, LookupError, RecursionError) as fault:
+                log.critical("episode_unreadable", account=str(account), reason=repr(fault)[:200])
+                found[account] = Episode(stored=stored)
         return found
+
+    def _check(self, reply: Any) -> None:
+        failure = refused(reply)
+        if failure is not None:
+            if failure.code == KEY_UNUSABLE:
+                self._set_aside()
+            raise failure
+
+    def _set_aside(self) -> None:
+        """Let keys of ours that something else stands in not keep anybody from being closed."""
+        for key, kind in ((keys.EPISODES, b"hash"), (keys.NOTICES, b"stream")):
+            (found,) = self._pipe.ask(pack("TYPE", key))
+            if found not in (kind, b"none"):
+                aside = f"{key}:aside:{time.time_ns()}"
+                log.critical("key_set_aside", key=key, found=text(found), aside=aside)
+                self._pipe.ask(pack("RENAME", key, aside))
 
     def have_begun(self, events: Mapping[Account, str]) -> set[Account]:
         """Accounts of which something was closed for an event, by their own audit streams.
@@ -118,16 +142,14 @@ class Episodes:
             `lease_lost`, `episodes_changed`: nothing of the last batch was stored.
         """
         for start in range(0, len(steps), _AT_ONCE):
-            words: list[str | int] = []
+            words: list[str | bytes | int] = []
             for step in steps[start : start + _AT_ONCE]:
                 said = [word for item in (step.notice or {}).items() for word in item]
-                before = step.before.stored if step.before else ""
+                before = step.before.stored if step.before else b""
                 words += [str(step.account), before, _packed(step.episode), len(said), *said]
             named = (keys.lease(right.role), keys.EPISODES, keys.NOTICES)
             (reply,) = self._pipe.exchange([pack("FCALL", "copyrisk_episodes_v1", 3, *named, right.token, *words)])
-            failure = refused(reply)
-            if failure is not None:
-                raise failure
+            self._check(reply)
             if reply == b"changed":
                 raise StoreUnavailable("another process has written episodes", code="episodes_changed")
             if reply != b"done":
@@ -136,7 +158,7 @@ class Episodes:
 
 def as_stored(episode: Episode) -> Episode:
     """An episode once it is stored."""
-    return replace(episode, stored=_packed(episode))
+    return replace(episode, stored=_packed(episode).encode())
 
 
 def _packed(episode: Episode | None) -> str:
@@ -149,7 +171,7 @@ def _parse(stored: bytes) -> Episode:
     said: dict[str, Any] = json.loads(stored)
     whole = {name: _typed(said[name], int) for name in ("number", "began_ms", "warned_ms", "breaches")}
     flags = {name: _typed(said[name], bool) for name in ("is_open", "is_critical", "is_latched")}
-    return Episode(**whole, **flags, owed_cascade=_typed(said.get("owed_cascade", ""), str), stored=text(stored))
+    return Episode(**whole, **flags, owed_cascade=_typed(said.get("owed_cascade", ""), str), stored=stored)
 
 
 def _typed(value: Any, wanted: type) -> Any:

@@ -53,6 +53,7 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
 local CONFIG_FIELDS = { <<config_fields>> }
 local ORDER_FIELDS = { <<order_fields>> }
 local READ_LIMIT = 5000
+local LEASE_LIMIT_MS = 60000 -- the settings allow no longer one
 
 -- A number as tokens and times are written, else nil: whatever else stands there says nothing, and fails nobody.
 local function token_of(text)
@@ -307,7 +308,7 @@ local function lease(keys, args)
   local said = redis.call('HMGET', keys[1], 'owner', 'token', 'ends_ms', 'hold_ms')
   local now, token = now_ms(), token_of(said[2])
   local left = (token_of(said[3]) or 0) - now
-  local is_held = left > 0 and left <= (token_of(said[4]) or 0)
+  local is_held = left > 0 and left <= math.min(token_of(said[4]) or 0, LEASE_LIMIT_MS)
   if is_held and not (said[1] == args[1] and said[2] == args[2]) then
     return { 'other', left }
   end
