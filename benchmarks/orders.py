@@ -22,7 +22,7 @@ from copyrisk.dispatch import Dispatcher
 from copyrisk.hours import MarketHours
 from copyrisk.identifiers import Account
 from copyrisk.rules import ValuationRules
-from copyrisk.store import changes, functions
+from copyrisk.store import changes, library
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.effects import Effects
 from copyrisk.store.filler import Filler
@@ -92,7 +92,7 @@ class _Bench:
         self._pipe, self._bare = Pipe(there.client), Pipe(twin.client)
         client, pipe = there.client, _Recorded(there.client, self._sent)
         for server in (client, twin.client):
-            functions.load(server)
+            library.load(server)
         effects, filler = Effects(pipe, events_limit=100_000, keeps_history=False), Filler(pipe, None)
         rules = ValuationRules()
         markets = Markets(pipe, filler, rules, MarketHours(always_open=True), LotLimits())

@@ -31,7 +31,7 @@ from copyrisk.replication import COPIED
 from copyrisk.replicator import ROLE, Replicator
 from copyrisk.roles import make_replicator
 from copyrisk.settings import load_settings
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.connection import connect
 from copyrisk.store.decisions import Decision, Decisions
 from copyrisk.store.pipe import Pipe, pack
@@ -280,7 +280,7 @@ def _against_floor(followers: int, pairs: int) -> Iterator[Figure]:
         for one in (bench, bare):
             one.follow(followers)
         engine, sent = _engine(there)
-        functions.load(twin.client)
+        library.load(twin.client)
         connection: Any = twin.client.connection_pool.get_connection()
         times = []
         for _ in range(pairs + 2):

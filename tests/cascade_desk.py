@@ -18,7 +18,7 @@ from copyrisk.book import Book
 from copyrisk.cascading import Cascader
 from copyrisk.dispatch import Dispatcher
 from copyrisk.identifiers import parse_account
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.effects import Effects
 from copyrisk.store.filler import Filler
@@ -47,7 +47,7 @@ class CascadeDesk(CopyDesk):
 
     def new_cascader(self, *, hold_ms: int = 60_000, limit_ms: int = 300_000, owner: str = "first") -> Cascader:
         client, settings = self.new_client(), self.settings
-        functions.load(client)
+        library.load(client)
         pipe, rules = Pipe(client), settings.rules()
         effects, filler = Effects(pipe, events_limit=100_000, keeps_history=False), Filler(pipe, None)
         markets = Markets(pipe, filler, rules, settings.hours(), settings.lots())

@@ -24,7 +24,7 @@ from typing import Any
 from copyrisk import cli, crash
 from copyrisk.store.pipe import Pipe
 from tests.copying_desk import CopyDesk
-from tests.cutoff_desk import EPISODES, LEASE, NOTICES, TRAIL, CutoffDesk
+from tests.cutoff_desk import LEASE, TRAIL, CutoffDesk
 from tests.trading import INPUTS, assert_books, decoded
 
 CONTRACT, LEVERAGE, CENT = 100_000, 100, Decimal("0.01")

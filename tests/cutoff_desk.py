@@ -49,9 +49,9 @@ class CutoffDesk(CopyDesk):
         self.client.hset(LEASE, "ends_ms", 0)
 
     def step(self) -> CutoffReport:
-        """What the next tick does; if the brake holds somebody back, the one or two after it, with quotes that print again.
+        """What the next tick does; if the brake holds somebody back, that and the next one or two, added up.
 
-        Nothing may fail.
+        Quotes print again in between. Nothing may fail.
         """
         reports: list[CutoffReport] = []
         for _ in range(_LONGEST_TICKS):

@@ -238,12 +238,13 @@ class Proxy:
 class Behind(House):
     """A house whose daemons speak to the server through a proxy."""
 
-    def __init__(self, server: Any, folder: Path, **flags: object) -> None:
+    def __init__(self, server: Any, folder: Path, *, timeout_ms: int = 400, **flags: object) -> None:
         self.proxy = Proxy(server.url.removeprefix("unix://"), folder)
+        self.timeout_ms = timeout_ms
         super().__init__(server, **flags)
 
     def new_daemon(self, **options: Any) -> Engine:
-        client = connect(self.proxy.url, connect_timeout_ms=1_000, reply_timeout_ms=150)
+        client = connect(self.proxy.url, connect_timeout_ms=1_000, reply_timeout_ms=self.timeout_ms)
         self._clients.append(client)
         return make_engine(client, self.settings, **options)
 
@@ -305,10 +306,10 @@ class Pair:
             (folder / name).mkdir()
             machines.append(Machine(folder / name, free_port()))
         self.old, self.new = machines
-        self.old.start()
-        self.new.start("--replicaof", f"127.0.0.1 {self.old.port}", "--repl-diskless-sync-delay", "0")
+        self.old.start("--repl-diskless-sync-delay", "0")
+        self.new.start("--replicaof", f"127.0.0.1 {self.old.port}")
         until(lambda: self.new.client().info("replication")["master_link_status"] == "up", 20.0)
-        self.house = Behind(self.old, folder)
+        self.house = Behind(self.old, folder, timeout_ms=1_000)
 
     def wait(self) -> None:
         """Until the replica has all that was written."""

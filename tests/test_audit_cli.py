@@ -20,7 +20,7 @@ from copyrisk.auditing import operator_name
 from copyrisk.errors import ConfigError, InvalidId, Refused, StoreError
 from copyrisk.operations import COMMANDS, add_commands
 from copyrisk.settings import load_settings
-from copyrisk.store import functions
+from copyrisk.store import functions, library
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.trail import Trail
 
@@ -48,7 +48,7 @@ def run(bundled_server: Any, capsys: pytest.CaptureFixture[str]) -> Run:
 def folder(bundled_server: Any, tmp_path: Path) -> Path:
     """A trail of five entries in Redis, the first four of them in a folder as well."""
     with bundled_server.client() as client:
-        functions.load(client)
+        library.load(client)
         file = TrailFile(tmp_path / "trail")
         trail = Trail(Pipe(client), file=file, writer="host:1")
         said = {"accounts": ["copy_follower:F1", "copy_follower:F2"]}

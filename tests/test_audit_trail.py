@@ -21,7 +21,7 @@ from copyrisk.audit import AuditKind, Entry, Stored, joined, parse_line
 from copyrisk.audit_check import Checked, Head, check_trail, stream_place
 from copyrisk.audit_files import TrailFile, read_lines, segments
 from copyrisk.errors import ConfigError, StoreError, StoreUnavailable
-from copyrisk.store import functions
+from copyrisk.store import functions, library
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.trail import Trail
 from copyrisk.store.trail_stream import TrailStream
@@ -39,7 +39,7 @@ class House:
     def __init__(self, server: Any, folder: Path) -> None:
         self.server, self.folder = server, folder
         self.client = server.client()
-        functions.load(self.client)
+        library.load(self.client)
         self.files: list[TrailFile] = []
 
     def trail(self, name: str = "w", *, keeps_file: bool = False, **more: Any) -> Trail:
@@ -421,7 +421,7 @@ def test_a_trail_that_cannot_be_used_is_an_error_and_changes_nothing(house: Hous
     with pytest.raises(StoreError) as refused:
         trail.append([entry("b")])
     assert refused.value.code == functions.FUNCTIONS_MISSING
-    functions.load(house.client)
+    library.load(house.client)
     assert house.filed() == filed
     assert trail.append([entry("b")]) == [3]
     house.assert_whole()
@@ -551,7 +551,7 @@ def test_a_user_that_may_do_what_is_documented_can_write_it(each_house: House) -
     own = house.server
     house.server = type(own)(own.url.replace("unix://", "unix://auditor:pw@"), own.pid)
     house.client.function_flush()
-    functions.load(house.server.client())
+    library.load(house.server.client())
     trail = house.trail(keeps_file=True, stream_limit=3)
     trail.append([entry(str(i)) for i in range(5)])
     trail.follow()

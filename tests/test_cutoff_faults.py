@@ -133,7 +133,7 @@ def test_everything_is_deleted_and_put_back(house: House) -> None:
 _SELDOM = ("notices", "cascades", "tick", "audits", "holders")
 
 
-@pytest.mark.parametrize("what", [*(OWN.keys() - {*_SELDOM}), *seldom(*_SELDOM)])
+@pytest.mark.parametrize("what", [what for what in OWN if what not in _SELDOM] + seldom(*_SELDOM))
 def test_what_we_keep_is_deleted_and_nothing_comes_of_it(house: House, what: str) -> None:
     first, second = house.spare(), house.spare()
     house.tick(2)
@@ -481,7 +481,6 @@ def test_an_account_is_not_valued_by_the_terms_of_another_group(house: House, wh
 # ---- clocks
 
 
-@pytest.mark.xfail(strict=True, reason="t2-14: what stands there at a tick is believed")
 def test_a_change_in_two_steps_closes_nobody(house: House) -> None:
     """A back office takes a winner out of the index, a tick falls between, and then it credits the wallet."""
     house.position("demo:winner", "L")
@@ -495,7 +494,6 @@ def test_a_change_in_two_steps_closes_nobody(house: House) -> None:
     house.assert_nobody_else_closed()
 
 
-@pytest.mark.xfail(strict=True, reason="t2-14: what stands there at a tick is believed")
 @pytest.mark.parametrize("ticks", [1, 3])
 def test_an_account_that_is_written_again_key_by_key_closes_nobody(house: House, ticks: int) -> None:
     """The loser of a hedge comes first, a tick falls between, then the winner."""
@@ -530,7 +528,6 @@ def test_what_we_keep_is_of_another_type_and_closes_nobody(house: House, key: st
     house.assert_sees(second)
 
 
-@pytest.mark.xfail(strict=True, reason="t2-15: whatever the lease says it may hold is believed")
 def test_nobody_holds_a_lease_for_longer_than_any_lease_is(house: House) -> None:
     far = {"owner": "another", "token": "1", "ends_ms": 99_999_999_999_999, "hold_ms": 99_999_999_999_999}
     house.drop_daemon()
@@ -596,7 +593,7 @@ def truncated(dice: random.Random) -> Callable[[int, bytes], bytes | None]:
 
 def late(dice: random.Random) -> Callable[[int, bytes], bytes | None]:
     def spoil(_number: int, said: bytes) -> bytes:
-        time.sleep(0.2 if dice.random() < 0.1 else 0.0)
+        time.sleep(0.6 if dice.random() < 0.05 else 0.0)
         return said
 
     return spoil
@@ -914,10 +911,16 @@ def test_a_master_that_is_resumed_after_the_deadline_does_none_of_what_was_asked
     for victim in victims:
         house.condemn(victim)
     pair.wait()
-    before = holdings(house.client)
-    with at("worker.decided", lambda: pair.old.say(signal.SIGSTOP)):
-        report = house.full_step()
-        assert report.cutoff is None or report.cutoff.failure
+    before, calls = holdings(house.client), list[int]()
+
+    def stand_still() -> None:
+        calls.append(calls_of(house.client))
+        pair.old.say(signal.SIGSTOP)
+
+    with at("worker.decided", stand_still):
+        while not calls:
+            report = house.full_step()
+    assert report.cutoff is not None and report.cutoff.failure
     stopped_s = time.monotonic()
     pair.promote()
     pair.move()
@@ -927,18 +930,18 @@ def test_a_master_that_is_resumed_after_the_deadline_does_none_of_what_was_asked
     until(lambda: time.monotonic() - stopped_s > 2.2)  # what was decided holds for two seconds
     pair.old.say(signal.SIGCONT)
     with pair.old.client() as old:
-        until(lambda: _executed(old), 20.0)
+        until(lambda: calls_of(old) == calls[0] + len(victims), 20.0)
         assert holdings(old) == before
-        assert not old.keys("copyrisk:{live:L*}:record:*") and not old.exists("copyrisk:events")
+        assert not old.keys("copyrisk:{live:L*}:audit") and not old.exists("copyrisk:events")
     assert {victim: house.closes(victim) for victim in victims} == closes
     assert all(len(found) == 1 for found in closes.values())
     house.assert_untouched()
     house.assert_sees()
 
 
-def _executed(old: Any) -> bool:
-    """Whether it has carried out, and refused, what was asked of it while it stood still."""
-    return int(old.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]) > 0 and bool(old.ping())
+def calls_of(client: Any) -> int:
+    """How many functions a server has carried out that may write."""
+    return int(client.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"])
 
 
 @pytest.mark.slow

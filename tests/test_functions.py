@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.errors import StoreError
 from copyrisk.identifiers import Account, parse_account
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.functions import (
     AccountRead,
     Change,
@@ -47,7 +47,7 @@ class Shop:
 
     def __init__(self, client: Any) -> None:
         self.client, self.office, self.pipe = client, BackOffice(client), Pipe(client)
-        functions.load(client)
+        library.load(client)
 
     def call(self, request: bytes) -> Any:
         (reply,) = self.pipe.exchange([request])
@@ -98,21 +98,21 @@ def test_the_library_is_loaded_once_and_again_when_it_is_gone(redis_server: Any)
     assert isinstance(missing, StoreError)
     assert missing.code == "functions_missing"
     for _ in range(2):
-        functions.load(client)
+        library.load(client)
     (there,) = client.execute_command("FUNCTION", "LIST")
-    assert functions.LIBRARY.encode() in functions._flat(there)
+    assert library.LIBRARY.encode() in library.flattened(there)
 
 
 def test_a_library_of_another_version_stays_beside_ours_and_an_altered_one_is_put_right(redis_server: Any) -> None:
     client = redis_server.client()
     other = "#!lua name=copyrisk_v0\nredis.register_function('copyrisk_read_v0', function() return 1 end)"
     client.execute_command("FUNCTION", "LOAD", "REPLACE", other)
-    functions.load(client)
-    altered = functions.library().replace("'late'", "'done'")
+    library.load(client)
+    altered = library.library().replace("'late'", "'done'")
     client.execute_command("FUNCTION", "LOAD", "REPLACE", altered)
-    functions.load(client)
-    found = functions._flat(client.execute_command("FUNCTION", "LIST", "WITHCODE"))
-    assert functions.library().encode() in found
+    library.load(client)
+    found = library.flattened(client.execute_command("FUNCTION", "LIST", "WITHCODE"))
+    assert library.library().encode() in found
     assert altered.encode() not in found
     assert client.execute_command("FCALL", "copyrisk_read_v0", 0) == 1
     client.execute_command("FUNCTION", "DELETE", "copyrisk_v0")
@@ -490,7 +490,7 @@ def test_kf31_workers_say_that_a_server_of_a_cluster_is_not_for_them(one_of_a_cl
 def test_kf31_accounts_in_different_slots_of_three_servers() -> None:
     with _cluster([(0, 5_460), (5_461, 10_922), (10_923, 16_383)]) as clients:
         for client in clients:
-            functions.load(client)
+            library.load(client)
         port = clients[0].connection_pool.connection_kwargs["port"]
         cluster: Any = redis.RedisCluster(host="127.0.0.1", port=port)
 

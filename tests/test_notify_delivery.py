@@ -16,7 +16,7 @@ from copyrisk.errors import StoreError
 from copyrisk.notifier import Notifier
 from copyrisk.notify_webhook import signature
 from copyrisk.roles import run_notifier
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.connection import connect
 from copyrisk.store.letters import list_letters, replay
 from copyrisk.store.pipe import Pipe
@@ -66,7 +66,7 @@ class House:
 
     def notifier(self, **flags: object) -> Notifier:
         client, chosen = self.new_client(), self.settings(**flags).notify
-        functions.load(client)
+        library.load(client)
         made = Notifier(Pipe(client), chosen.make_sinks(), chosen.options())
         made._consumer.join()
         self._stack.callback(made.close)
@@ -416,7 +416,7 @@ def test_a_delivery_whose_end_could_not_be_stored_is_not_repeated(house: House) 
     house.client.function_flush()
     with pytest.raises(StoreError, match="lost its functions"):
         until(lambda: notifier.step(0) < 0)
-    functions.load(house.new_client())
+    library.load(house.new_client())
     house.deliver(notifier)
     assert len(house.office.mails) == 1 and house.state()["smtp:state"] == "sent"
 
@@ -454,7 +454,7 @@ def test_a_sink_that_breaks_unforeseen_is_tried_again(house: House) -> None:
 
     house.warn("live:1")
     client, broken = house.new_client(), Broken()
-    functions.load(client)
+    library.load(client)
     notifier = Notifier(Pipe(client), [broken], house.settings().notify.options())
     notifier._consumer.join()
     house.deliver(notifier)

@@ -25,7 +25,7 @@ from copyrisk.roles import make_workers
 from copyrisk.rules import ValuationRules
 from copyrisk.sql.database import Database
 from copyrisk.sql.history import parse_history
-from copyrisk.store import functions, protection
+from copyrisk.store import library, protection
 from copyrisk.store.effects import Effects
 from copyrisk.store.lease import Lease
 from copyrisk.store.pipe import Pipe
@@ -50,7 +50,7 @@ class ProtectionDesk(Desk):
 
     def new_protector(self, owner: str = "first", hold_ms: int = 60_000, keeps_history: bool = True) -> Protector:
         client = self.new_client()
-        functions.load(client)
+        library.load(client)
         pipe = Pipe(client)
         effects = Effects(pipe, events_limit=100_000, keeps_history=keeps_history)
         self.tick()
@@ -532,7 +532,7 @@ def test_a_server_without_the_functions_is_an_error(desk: ProtectionDesk) -> Non
     with pytest.raises(StoreError) as failure:
         desk.step(protector)
     assert failure.value.code == "functions_missing"
-    functions.load(desk.client)
+    library.load(desk.client)
 
 
 def test_what_the_servers_user_may_do_is_enough(redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

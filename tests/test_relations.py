@@ -26,7 +26,7 @@ from copyrisk.following import SETTING_NAMES, FollowRequest, Outcome
 from copyrisk.hours import MarketHours
 from copyrisk.rules import ValuationRules
 from copyrisk.sql.database import Database
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.enrolment import follow
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.relation_check import check_relations
@@ -44,7 +44,7 @@ class Store:
     def __init__(self, server: Any, client: Any) -> None:
         self.url, self.client = server.url, client
         self.pipe = Pipe(client)
-        functions.load(client)
+        library.load(client)
         self.begin()
 
     def begin(self) -> None:

@@ -18,7 +18,7 @@ from copyrisk.errors import StoreUnavailable
 from copyrisk.identifiers import parse_account
 from copyrisk.replication import parse_target, target_words
 from copyrisk.sizing import size_rows
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.functions import Standing, copy_request, refused
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.tallies import counts_of
@@ -85,7 +85,7 @@ class Shop:
 
     def __init__(self, client: Any) -> None:
         self.client, self.office, self.pipe = client, BackOffice(client), Pipe(client)
-        functions.load(client)
+        library.load(client)
         self.office.account("copy_follower:F", copy_status="active")
         self.office.order("copy_follower:F", "other")
         client.hset("copyrisk:{copy_follower:F}:ledger", mapping={"version": "7", "reserved_usd": "1.00"})

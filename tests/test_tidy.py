@@ -19,7 +19,7 @@ HOUSE = (
     "cascade cascade_plan",
     "audit audit_check audit_files",
     "store.connection store.pipe store.link store.notices store.reads store.terms store.finder store.mirror",
-    "store.portfolios store.functions store.texts store.filler store.markets store.appraisal",
+    "store.portfolios store.library store.functions store.texts store.filler store.markets store.appraisal",
     "store.changes store.effects store.streams store.letters store.watch store.settled",
     "store.relation_steps store.relations store.enrolment store.relation_check store.relation_repair",
     "store.trail_stream store.trail store.lease store.followers store.copies store.decisions store.remainders",

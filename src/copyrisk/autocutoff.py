@@ -14,7 +14,6 @@ Steps 4 and 5 follow from what accounts are, not from edges: what a crash left u
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from copyrisk.liquidation import Liquidator
 from copyrisk.plans import Plan
 from copyrisk.protecting import Protector
 from copyrisk.risk import Valuer
+from copyrisk.rules import CutoffOptions
 from copyrisk.store.episodes import Episodes, EpisodeStep
 from copyrisk.store.functions import FUNCTIONS_MISSING
 from copyrisk.store.lease import Lease
@@ -50,19 +50,6 @@ _KIND = AuditKind.LIQUIDATION
 _SAID_AGAIN_S = 10.0
 #: A cascade of another event is running, or nobody can say who follows: asked again in each tick.
 _NOT_YET = ("running", "followers_unreadable")
-
-
-@dataclass(frozen=True, slots=True)
-class CutoffOptions:
-    """How autocutoff goes about it; see `sections.CutoffSettings`."""
-
-    recovery_pct: float = 5.0
-    warning_cooldown_ms: int = 10_800_000
-    brake_share_pct: float = 5.0
-    brake_min_accounts: int = 10
-    quote_jump_pct: float = 10.0
-    close_budget_ms: int = 400
-    cascade_budget_ms: int = 150
 
 
 class Autocutoff:

@@ -17,7 +17,7 @@ from copyrisk.liquidation import Liquidator
 from copyrisk.protecting import Protector
 from copyrisk.risk import Valuer
 from copyrisk.settings import Settings
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.effects import Effects
 from copyrisk.store.episodes import Episodes
@@ -81,7 +81,7 @@ def make_autocutoff(client: redis.Redis, settings: Settings, book: Book, valuer:
     def prepare() -> None:
         """A connection without a past, to a server that has the functions."""
         pipe.close()
-        functions.load(client)
+        library.load(client)
 
     protector = Protector(pipe, book, lease, effects, record=trail.append)
     return Autocutoff(

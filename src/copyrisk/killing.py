@@ -33,7 +33,7 @@ from copyrisk.kills import (
 )
 from copyrisk.roles import client_of
 from copyrisk.settings import Settings
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.functions import text
 from copyrisk.store.kill_switch import followers_of_masters, read_stored, set_kill, take_away, waiting_on
 from copyrisk.store.link import Link
@@ -79,7 +79,7 @@ def _opened(settings: Settings, what: str) -> Iterator[_Opened]:
     client = client_of(settings, settings.redis.url)
     pipe = Pipe(client)
     try:
-        functions.load(client)
+        library.load(client)
         yield _Opened(pipe, client, Trail(pipe, writer=writer_name()), settings)
     finally:
         pipe.close()

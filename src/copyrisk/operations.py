@@ -16,7 +16,7 @@ from copyrisk.relationships import RELATIONSHIPS, add_relationship_commands
 from copyrisk.reporting import REPORTING, add_reporting_commands
 from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.letters import list_letters, replay
 from copyrisk.store.pipe import Pipe
 
@@ -60,7 +60,7 @@ def _requests(settings: Settings, options: argparse.Namespace) -> int:
             raise ConfigError(
                 "say which request, and how it ended: requests resolve ID --status filled|rejected|cancelled"
             )
-        functions.load(client)
+        library.load(client)
         record_act(
             Pipe(client),
             "requests resolve",
@@ -106,7 +106,7 @@ def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigError("say which to replay: ids, or 'all'")
     chosen = [letter.id for letter in letters] if options.ids == ["all"] else options.ids
     if chosen:
-        functions.load(client)
+        library.load(client)
         record_act(pipe, "dead-letters replay", letters=chosen)
     for letter_id in chosen:
         letter = replay(pipe, letter_id)

@@ -24,7 +24,7 @@ from copyrisk.following import (
 from copyrisk.gateway.messages import printable
 from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.enrolment import follow
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
@@ -82,7 +82,7 @@ def _opened(settings: Settings, what: str) -> Iterator[_Opened]:
     database = open_database(settings)
     pipe = Pipe(client)
     try:
-        functions.load(client)
+        library.load(client)
         yield _Opened(pipe, database)
     finally:
         pipe.close()

@@ -23,7 +23,7 @@ from copyrisk.recorder import Recorder
 from copyrisk.redelivery import Redelivery
 from copyrisk.replicator import ROLE, Replicator
 from copyrisk.settings import Settings
-from copyrisk.store import functions
+from copyrisk.store import library
 from copyrisk.store.appraisal import Appraiser
 from copyrisk.store.connection import connect
 from copyrisk.store.decisions import Decisions
@@ -160,7 +160,7 @@ def make_workers(
     ------
     StoreError, StoreUnavailable, ConfigError
     """
-    functions.load(client)
+    library.load(client)
     pipe = Pipe(client)
     database = database or open_database(settings, must_answer=False)
     effects = Effects(pipe, events_limit=settings.orders.events_limit, keeps_history=database is not None)
@@ -198,7 +198,7 @@ def make_replicator(
     ------
     StoreError, StoreUnavailable, ConfigError
     """
-    functions.load(client)
+    library.load(client)
     pipe, options, rules = Pipe(client), settings.copy_options(), settings.rules()
     database = database or open_database(settings, must_answer=False)
     effects = Effects(pipe, events_limit=settings.orders.events_limit, keeps_history=database is not None)
@@ -301,7 +301,7 @@ def run_notifier(client: redis.Redis, settings: Settings, stop: threading.Event,
     try:
         while not stop.is_set():
             try:
-                functions.load(client)
+                library.load(client)
                 notifier.run(stop)
             except StoreError as failure:
                 log.error("notifier_waits", code=failure.code, reason=str(failure))

@@ -1,4 +1,4 @@
-"""What a broker sets about valuation, in one immutable value."""
+"""What a broker sets about valuation and autocutoff, in immutable values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,3 +56,16 @@ class ValuationRules:
         """How old a quote may be; 0 turns the check off."""
         by_type = self.quote_max_age_ms_by_type.get(instrument_type, self.quote_max_age_ms)
         return self.quote_max_age_ms_by_symbol.get(symbol, by_type)
+
+
+@dataclass(frozen=True, slots=True)
+class CutoffOptions:
+    """How autocutoff goes about it; see `sections.CutoffSettings`."""
+
+    recovery_pct: float = 5.0
+    warning_cooldown_ms: int = 10_800_000
+    brake_share_pct: float = 5.0
+    brake_min_accounts: int = 10
+    quote_jump_pct: float = 10.0
+    close_budget_ms: int = 400
+    cascade_budget_ms: int = 150

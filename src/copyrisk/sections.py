@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 from copyrisk import identifiers
 from copyrisk.audit_files import SEGMENT_BYTES
-from copyrisk.autocutoff import CutoffOptions
 from copyrisk.conditions import LotLimits
 from copyrisk.copying import CopyDefaults
 from copyrisk.deciding import CopyOptions
@@ -23,7 +22,7 @@ from copyrisk.gateway.link import LinkSettings
 from copyrisk.hours import MarketHours, minute_of_week
 from copyrisk.levels import PROFILES
 from copyrisk.monitors import MonitorOptions
-from copyrisk.rules import ValuationRules
+from copyrisk.rules import CutoffOptions, ValuationRules
 from copyrisk.sizing_terms import AboveMax, BelowMin, Rounding, SizingMode
 from copyrisk.store.trail import STREAM_LIMIT
 from copyrisk.terms import Hedging, MarginPrice, RateSide, StopOutMode

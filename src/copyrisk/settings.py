@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from copyrisk.autocutoff import CutoffOptions
 from copyrisk.conditions import LotLimits
 from copyrisk.copying import CopyDefaults
 from copyrisk.deciding import CopyOptions
@@ -23,7 +22,7 @@ from copyrisk.hours import MarketHours
 from copyrisk.levels import PROFILES
 from copyrisk.monitors import MonitorOptions
 from copyrisk.notify_sections import NotifySettings
-from copyrisk.rules import ValuationRules
+from copyrisk.rules import CutoffOptions, ValuationRules
 from copyrisk.sections import (
     AuditSettings,
     Check,

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from copyrisk import keys
-from copyrisk.store.functions import LIBRARY, text
+from copyrisk.store.functions import text
+from copyrisk.store.library import LIBRARY
 from copyrisk.store.pipe import Pipe, pack
 
 _US = 1_000_000

@@ -78,7 +78,7 @@ class _Enrolment:
 def follow(
     pipe: Pipe, master: str, requests: Sequence[FollowRequest], *, database: Backing | None = None
 ) -> list[Outcome]:
-    """Have followers copy a master; the server's functions must be loaded (`functions.load`).
+    """Have followers copy a master; the server's functions must be loaded (`library.load`).
 
     A follower without a configuration, here and in the database, gets one if an amount is given: group, leverage,
     `sending_orders` and levels are its master's, the amount is its balance. An existing one gets the copy settings that

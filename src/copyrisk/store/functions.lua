@@ -1,6 +1,6 @@
 #!lua name=copyrisk_v1
 --[[
-The atomic changes of copyrisk. `store/functions.py` loads this file and holds the arguments of each function; the
+The atomic changes of copyrisk. `store/library.py` loads this file, `store/functions.py` holds the arguments of most functions; the
 fields in <<...>> are put in from `fields.py`, so that they are spelled once.
 
 T:U is an account, O an order, S a symbol. No function touches a key outside the slot of its first key, and none does

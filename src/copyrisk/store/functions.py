@@ -1,59 +1,23 @@
-"""The server-side functions of `functions.lua`: loading them, calling them, and reading what they answer."""
+"""Calling the server-side functions of `functions.lua`, and reading what they answer."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any, cast
+from typing import Any
 
-import hiredis
 import redis
 
 from copyrisk import fields, keys
 from copyrisk.errors import StoreError
 from copyrisk.identifiers import Account
 from copyrisk.store.connection import OF_ONE_KEY, store_error
+from copyrisk.store.library import CONFIG_FIELDS
 from copyrisk.store.pipe import pack
 
-LIBRARY = "copyrisk_v1"
-_CONFIG_FIELDS = (*fields.ACCOUNT_COLUMNS.fields, *fields.DECISION_FIELDS)
 _CLAIM_MS = 60_000
 FUNCTIONS_MISSING = "functions_missing"
 #: Code of a refusal that says nothing of other calls.
 KEY_UNUSABLE = "key_unusable"
-
-
-def library() -> str:
-    """The library's source, with the fields put in."""
-    source = resources.files("copyrisk.store").joinpath("functions.lua").read_text()
-    for name, spelled in (("config_fields", _CONFIG_FIELDS), ("order_fields", fields.ORDER_COLUMNS.fields)):
-        source = source.replace(f"<<{name}>>", ", ".join(f"'{field}'" for field in spelled))
-    return source.replace("<<standard_group>>", keys.STANDARD_GROUP)
-
-
-def load(client: redis.Redis) -> None:
-    """Have the server hold the library as it is here; one of another version stays beside it.
-
-    Raises
-    ------
-    StoreError, StoreUnavailable
-    """
-    source, server = library(), cast(Any, client)
-    try:
-        there = server.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-        if source.encode() not in _flat(there):
-            server.execute_command("FUNCTION", "LOAD", "REPLACE", source)
-    except (redis.RedisError, hiredis.HiredisError, OSError) as failure:
-        raise store_error(failure) from failure
-
-
-def _flat(answer: Any) -> list[Any]:
-    """All values of nested lists and maps."""
-    if isinstance(answer, Mapping):
-        return [value for item in answer.values() for value in _flat(item)]
-    if isinstance(answer, list | tuple):
-        return [value for item in answer for value in _flat(item)]
-    return [answer.encode() if isinstance(answer, str) else answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +83,7 @@ def read_request(account: Account, order_id: str, answer_key: str, *, with_endin
 def parse_read(account: Account, reply: Sequence[Any]) -> AccountRead:
     """The answer to `read_request`."""
     time_ms, (version, reserved, booked), outbox_count, config, ids, orders, order, record, answer, ending = reply
-    named = {name: text(value) for name, value in zip(_CONFIG_FIELDS, config, strict=True) if value is not None}
+    named = {name: text(value) for name, value in zip(CONFIG_FIELDS, config, strict=True) if value is not None}
     return AccountRead(
         account,
         int(time_ms),
