@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import chain, orders, replication, sizing, tick, traffic, triggers, valuation
+from benchmarks import chain, cutoff, orders, replication, sizing, tick, traffic, triggers, valuation
 from benchmarks.measure import Figure
 from copyrisk.log import configure_logging
 
@@ -21,6 +21,7 @@ SUITES: tuple[Suite, ...] = (
     chain.figures,
     sizing.figures,
     replication.figures,
+    cutoff.figures,
     tick.figures,
 )
 QUICK_SUITES: tuple[Suite, ...] = (
@@ -31,6 +32,7 @@ QUICK_SUITES: tuple[Suite, ...] = (
     lambda: chain.figures(20),
     lambda: sizing.figures(followers=2_000, rounds=2),
     lambda: replication.figures(replication.QUICK),
+    lambda: cutoff.figures(cutoff.QUICK),
     lambda: tick.figures(tick.QUICK),
 )
 

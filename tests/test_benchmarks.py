@@ -3,18 +3,21 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import measure, replication, tick, twins
+from benchmarks import cutoff, cutoff_kernels, measure, replication, tick, twins
 from benchmarks.house import ORDERS_EACH, house
 from benchmarks.workloads import workload
 from copyrisk._core import LadderState
+from copyrisk.daemon import make_engine
 from copyrisk.derived import copy_id
 from copyrisk.identifiers import Account
+from copyrisk.settings import load_settings
 from copyrisk.terms import AccountType
 
 TWINS = [twins.numpy_textbook, twins.numpy_best, twins.numba_folded, twins.numba_netted]
@@ -91,6 +94,66 @@ def test_copies_that_are_not_right_are_no_measurement(before: Any, after: Any) -
             bench.check(order_id)
 
 
+def test_plans_that_are_not_right_are_no_measurement() -> None:
+    case = cutoff_kernels._Critical(50)
+    case.run()
+    case.check()
+    assert 50 < case.counts.sum() < 250
+    case.closes["order"][7] += 1
+    with pytest.raises(twins.WrongResult):
+        case.check()
+
+
+class _InThisProcess(cutoff._Bench):
+    """Has a daemon tick while it waits, and spoils what was closed before that is looked at."""
+
+    engine: Any = None
+    spoil: Any = None
+
+    def _wait(self, condition: Any, otherwise: str) -> None:
+        deadline_s = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline_s, otherwise
+            self.print()
+            self.engine.tick()
+            self._note_tick()
+
+    def _are_gone(self, order_ids: Any) -> bool:
+        if not super()._are_gone(order_ids):
+            return False
+        if self.spoil is not None:
+            self.spoil(self.client)
+        return True
+
+
+def _other_balance(client: Any) -> None:
+    client.hset("user:{live:b1}:config", "wallet_balance", "81.00")
+
+
+def _another_order(client: Any) -> None:
+    client.sadd("user_orders_index:{live:b1}", "X")
+
+
+def _closed_twice(client: Any) -> None:
+    ((_, said),) = client.xrevrange("copyrisk:{live:b1}:audit", count=1)
+    client.xadd("copyrisk:{live:b1}:audit", said)
+
+
+@pytest.mark.parametrize("spoil", [None, _other_balance, _another_order, _closed_twice])
+def test_closes_that_are_not_right_are_no_measurement(spoil: Any) -> None:
+    with house(3) as there:
+        bench = _InThisProcess(there, cutoff.Plan(6, 2, 0, 0, 0, 0))
+        flags = {"redis.url": there.url, "market.always_open": True, "cutoff.lease_ms": 60_000}
+        bench.engine = make_engine(there.client, load_settings(None, {}, flags))
+        bench.spoil = spoil
+        if spoil is None:
+            done = bench.round(bench.breached)
+            assert 0 < done.first_ms <= done.last_ms and done.ticks >= 1
+            return
+        with pytest.raises(twins.WrongResult):
+            bench.round(bench.breached)
+
+
 @pytest.mark.slow
 def test_json_lines_hold_the_headline_figures() -> None:
     done = subprocess.run(
@@ -108,6 +171,9 @@ def test_json_lines_hold_the_headline_figures() -> None:
     wanted |= {f"memory_bytes_per_account_{size}" for size in tick.QUICK.sizes}
     wanted |= {"size_lots_ns_per_follower", "sizing_policy_ns_per_follower", "replication_vs_floor"}
     wanted |= {f"replication_ms_{p}_{size}" for p in ("p50", "p99") for size in replication.QUICK.rounds}
+    wanted |= {"cutoff_ms_p50", "cutoff_ms_p99", "cutoff_ticks_max", "cutoff_tick_vs_without"}
+    wanted |= {f"cutoff_{cutoff.QUICK.breached}{brake}_last_ms" for brake in ("", "_without_brake")}
+    wanted |= {f"cascade_{cutoff.QUICK.followers}_last_ms", "step_ladder_ns_per_account", "plan_closes_us_per_account"}
     assert wanted <= set(figures)
     for name, figure in figures.items():
         assert (figure["value"] > 0 or "valued_idle" in name) and figure["unit"]

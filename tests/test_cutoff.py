@@ -195,7 +195,7 @@ def test_a_close_that_the_provider_rejects_is_sent_again(provider: CutoffDesk) -
     provider.holder("live:1", "100")
     provider.step()
     provider.provider_says("rejected", "live:1")
-    provider.daemon._autocutoff._liquidator._known.clear()  # type: ignore[union-attr]  # as if a second had passed
+    provider.daemon._autocutoff._liquidator.under_way.forget()  # type: ignore[union-attr]  # as if a second had passed
     provider.step()
     assert len(provider.requests()) == 2
     provider.provider_says("filled", "live:1", price="1")

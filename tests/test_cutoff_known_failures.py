@@ -130,8 +130,8 @@ def test_kf01_a_connection_that_is_lost_in_the_middle_closes_nobody_else(
 ) -> None:
     desk.holder("live:2", "90")
     cut_at(monkeypatch, desk, point)
-    report = desk.full_step()
-    assert report.skipped or (report.cutoff and report.cutoff.failure)
+    reports = [desk.full_step() for _ in range(2)]  # of an account that has changed nothing is decided in the same tick
+    assert any(report.skipped or (report.cutoff and report.cutoff.failure) for report in reports)
     monkeypatch.undo()
     until(lambda: not desk.full_step().skipped and desk.is_flat("live:2"))
     assert len(desk.closes("live:2")) == 1 and desk.warned() == ["live:2"]
@@ -376,11 +376,12 @@ def test_kf11_with_the_provider_a_close_is_asked_for_once_and_no_other_in_its_st
     assert provider.step().closes == 1
     if not silent:
         provider.provider_says("accepted", "live:1")
-    for _ in range(4):
-        forget_what_is_in_flight(provider)  # it counts for a second, and is asked then
-        assert provider.step().closes == 0
+    assert [report.closes for report in provider.steps(3)] == [0, 0, 0]
     (request,) = provider.requests()
     assert (request["action"], request["order_quantity"]) == ("close", "1")
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < 1.2:  # what is remembered of an order counts for a second, then it is asked
+        assert provider.step().closes == 0
     provider.drop_daemon()  # nor does another process ask again
     assert [report.closes for report in provider.steps(3)] == [0, 0, 0]
     assert provider.requests() == [request]
@@ -389,10 +390,6 @@ def test_kf11_with_the_provider_a_close_is_asked_for_once_and_no_other_in_its_st
     assert provider.open_lots("live:1") == 2 and provider.requests() == [request]
     assert_paid(provider, "live:1", 250)
     assert_books(provider)
-
-
-def forget_what_is_in_flight(desk: CutoffDesk) -> None:
-    desk.daemon._autocutoff._liquidator._known.clear()  # type: ignore[union-attr]
 
 
 # ---- 12: whatever is open can be closed; without a flow:
@@ -541,7 +538,7 @@ def test_kf15_one_bad_account_or_symbol_keeps_nobody_from_being_closed(desk: Cut
     for number, (_, spoil) in enumerate(UNREADABLE.values()):
         desk.holder(f"demo:{number}", "90", (f"D{number}", "1"))
         spoil_of(spoil, number)(desk.client)
-    desk.client.hset("market:XAUUSD", mapping={"bid": "0", "ts": "x"})
+    desk.client.hset("market:XAUUSD", mapping={"bid": "0", "ts": "0"})
     desk.client.set("groups:{Standard}:XAUUSD", "x")
     desk.holder("demo:gold", "90", ("G", "1"))
     desk.position("demo:gold", "H", symbol="XAUUSD")

@@ -25,7 +25,7 @@ from copyrisk.alerts import Alerts
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
 from copyrisk.brake import Brake
-from copyrisk.cascading import Cascader
+from copyrisk.cascading import NOT_YET, Cascader
 from copyrisk.cutoff_report import CutoffReport
 from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.evidence import Evidence
@@ -48,8 +48,6 @@ log = structlog.get_logger(__name__)
 ROLE = "cutoff"
 _KIND = AuditKind.LIQUIDATION
 _SAID_AGAIN_S = 10.0
-#: A cascade of another event is running, or nobody can say who follows: asked again in each tick.
-_NOT_YET = ("running", "followers_unreadable")
 
 
 class Autocutoff:
@@ -88,6 +86,7 @@ class Autocutoff:
         self._again: RowNumbers = np.zeros(0, np.int32)  # to be judged in the next tick whatever happens
         self._breached: dict[int, int] = {}  # by row: in which tick it became critical; until its first close
         self._said: dict[int, tuple[tuple[str, ...], float]] = {}
+        self._liquidator.forget()
         self._lease.doubt()
         self._cascaded: set[str] = set()
         self._owed: dict[str, tuple[Account, dict[str, Any]]] = {}  # cascades to begin, by event
@@ -292,7 +291,7 @@ class Autocutoff:
             if "figures" not in said and row >= 0:  # it was owed by a process that is gone
                 said |= {"figures": evidence.figures(row), "quotes": evidence.quotes(row)}
             code = self._cascader.begin(master, event_id, said)
-            if code in _NOT_YET and event_id not in self._cascader.running_ids:
+            if code in NOT_YET and event_id not in self._cascader.running_ids:
                 continue
             log.warning("cascade", master=master.id, cascade=event_id, code=code)
             del self._owed[event_id]

@@ -56,6 +56,8 @@ _JOBS = 200  # of a round
 _JOBS_OF_ONE = 10  # closes of one account come one after the other
 _LISTED = 1_000  # followers that an audit entry names
 _CUT = Cut(reason="cascade")
+#: Answers of `begin` that say: ask again.
+NOT_YET = ("running", "followers_unreadable")
 
 
 @dataclass(slots=True)
@@ -134,9 +136,8 @@ class Cascader:
         running = any(one.cascade.master_id == master.id for one in self._running.values())
         if running or master.type is not AccountType.MASTER:
             return "running" if running else "unknown_master"
-        known = self._cascades.load(event_id, is_full=False)
-        if known is not None:
-            return "running" if known.summary is None else "finished"
+        if state := self._cascades.state_of(event_id):
+            return state
         try:
             members = read_members(self._pipe, master)
         except Refused as refusal:

@@ -65,6 +65,17 @@ def value_now(accounts: Rows, held: Rows, market: Market, side: ConversionSide, 
     return figures
 
 
+def split_lots(orders: Rows, under_way: npt.NDArray[np.float64]) -> tuple[Rows, Rows]:
+    """Orders as two: the lots that are being closed (o,), and those that stay; fees go with the lots."""
+    share = np.clip(np.divide(under_way, orders["lots"], out=np.zeros(len(orders)), where=orders["lots"] > 0), 0.0, 1.0)
+    gone, left = orders.copy(), orders.copy()
+    for name in ("lots", "fees_usd"):
+        gone[name] *= share
+        left[name] *= 1.0 - share
+    gone["effect"][share == 0.0] = left["effect"][share == 1.0] = OrderEffect.IDLE
+    return gone, left
+
+
 def profits_now(orders: Rows, market: Market, side: ConversionSide) -> npt.NDArray[np.float64]:
     """(o,) USD: the profit of single positions by the quotes as they were judged last; 0 of what is no position."""
     rates: Rows = np.zeros(2 * len(market.instruments), layout.LEG_RATE)

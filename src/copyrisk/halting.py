@@ -14,11 +14,11 @@ import structlog
 
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
-from copyrisk.cascading import Cascader
+from copyrisk.cascading import NOT_YET, Cascader
 from copyrisk.errors import InvalidId
 from copyrisk.identifiers import Account
 from copyrisk.kills import Kills, orders_to_close
-from copyrisk.liquidation import Liquidator
+from copyrisk.liquidation import AT_ONCE, STEPS_A_TICK, Liquidator
 from copyrisk.plans import Plan, Step
 from copyrisk.store.kill_switch import KillSwitch, waiting_on
 from copyrisk.store.pipe import Pipe
@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 
 REASON = "kill"
 _LOOK_S = 5.0  # for pending orders, whose symbols the book does not know
-_ACCOUNTS_A_TICK = 500
 
 
 class Halts:
@@ -74,7 +73,7 @@ class Halts:
             return []
         self._say(kills, now_ms)
         self._begin_cascades(kills)
-        rows = np.setdiff1d(self._rows(kills), self._liquidator.under_way()).astype(np.int32)
+        rows = np.setdiff1d(self._rows(kills), self._liquidator.under_way.order_rows()).astype(np.int32)
         plans = self._plans(rows)
         return self._liquidator.carry_out(plans, budget_s) if plans else []
 
@@ -93,8 +92,8 @@ class Halts:
             if cascade_id in self._begun:
                 continue
             code = self._cascader.begin(Account(AccountType.MASTER, master), cascade_id, {"reason": kill.reason})
-            if code == "running" and cascade_id not in self._cascader.running_ids:
-                continue  # another one is; this one's followers are looked at when that is done
+            if code in (*NOT_YET, "unknown_master") and cascade_id not in self._cascader.running_ids:
+                continue  # asked again as long as the kill stands
             log.warning("cascade", master=master, cascade=cascade_id, code=code)
             self._begun.add(cascade_id)
 
@@ -110,7 +109,7 @@ class Halts:
         steps: dict[int, list[Step]] = defaultdict(list)
         for order_row in rows.tolist():
             owner = int(self._book.orders["account"][order_row])
-            if owner in steps or len(steps) < _ACCOUNTS_A_TICK:
+            if (owner in steps or len(steps) < AT_ONCE) and len(steps[owner]) < STEPS_A_TICK:
                 try:
                     steps[owner].append(self._liquidator.whole(order_row))
                 except InvalidId as fault:

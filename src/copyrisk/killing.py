@@ -1,8 +1,6 @@
 """What operators do with the kill switch: halt a scope, see what is halted, let it trade again."""
 
 import argparse
-import getpass
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import numpy as np
 from copyrisk import fields, identifiers, keys
 from copyrisk._core import OrderEffect
 from copyrisk.audit import AuditKind, Entry
+from copyrisk.auditing import operator_name
 from copyrisk.book import Book, RowNumbers
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import ConfigError, InvalidId, Refused, RowCode, StoreError
@@ -231,7 +230,7 @@ def _is_confirmed(question: str) -> bool:
 
 
 def _halt(on: _Opened, scope: Scope, policy: KillPolicy, reason: str, hits: Hits | None) -> int:
-    name, by = str(scope).encode(), _operator()
+    name, by = str(scope).encode(), operator_name()
     for _ in range(_TRIES):
         stored, now_ms = read_stored(on.pipe)
         stands = stored.get(name, b"")
@@ -266,13 +265,6 @@ def _said(hits: Hits | None) -> Any:
     return None if hits is None else {name: getattr(hits, name) for name in names}
 
 
-def _operator() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return f"uid {os.getuid()}"
-
-
 # ---- list, revive
 
 
@@ -295,7 +287,7 @@ def _list(on: _Opened) -> int:
 def _revive(settings: Settings, options: argparse.Namespace) -> int:
     _check_reason(options.reason)
     with _opened(settings, "revive") as on:
-        by = _operator()
+        by = operator_name()
         for _ in range(_TRIES):
             stored, _now_ms = read_stored(on.pipe)
             name = next((scope for scope in stored if text(scope) == options.scope), None)

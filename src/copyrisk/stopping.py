@@ -3,9 +3,11 @@
 Each step is decided on what the account is when it is taken, so one that comes twice, or too late, finds nothing to do.
 """
 
+import json
+import math
 from decimal import Decimal, localcontext
 
-from copyrisk.commands import Command, CommandType, Cut
+from copyrisk.commands import Action, Command, CommandType, Cut
 from copyrisk.conditions import LotLimits
 from copyrisk.decimals import EXACT
 from copyrisk.errors import Refused, TryLater
@@ -53,6 +55,16 @@ def _lots(command: Command, open_lots: Decimal, situation: Situation) -> Decimal
     steps, rest = divmod(asked, limits.step)
     lots = max((steps + (1 if rest else 0)) * limits.step, limits.smallest)
     return open_lots if open_lots - lots < limits.smallest else lots
+
+
+def lots_ending(record: str) -> float:
+    """Lots of an order that are being closed, by its record; infinite where it is taken back, or nobody can tell."""
+    try:
+        closes = [asked for asked in json.loads(record)["requests"] if asked[1] == Action.CLOSE]
+        _, _, _, is_final, asked, _, filled, _ = closes[-1]
+        return math.inf if is_final else float(Decimal(asked) - Decimal(filled))
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        return math.inf
 
 
 def stop_out_command(account: Account, order_id: str, cut: Cut, *, cause: str, lots: Decimal | None = None) -> Command:

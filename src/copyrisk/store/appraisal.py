@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from copyrisk import fields, identifiers, layout
 from copyrisk._core import ConversionSide, LadderState, RowCode
-from copyrisk.cover import are_covered, margin_usd, new_orders, profits_now, value_now, value_with
+from copyrisk.cover import are_covered, margin_usd, new_orders, profits_now, split_lots, value_now, value_with
 from copyrisk.decimals import ZERO, parse_decimal
 from copyrisk.errors import InvalidId, reason_name
 from copyrisk.layout import Rows
@@ -110,7 +110,7 @@ class Appraiser:
     def are_critical(self, places: Sequence[int]) -> dict[int, bool]:
         """Whether some accounts (by their place in the wave) are critical now; absent: it is not known.
 
-        What rests on the last quote of a closed market is not known: nothing may be decided on it. Orders that are
+        What rests on the last quote of a closed market is not known: nothing may be decided on it. Lots that are
         being closed count as closed: without their margin, their profit booked.
         """
         if not places:
@@ -120,9 +120,9 @@ class Appraiser:
         place[chosen] = np.arange(len(chosen))
         held = self._orders.copy()
         held["account"] = place[held["account"]]
-        ending = np.array([own in read.ending for read in self._reads for own in read.order_ids], np.bool_)
+        under_way = np.array([read.ending.get(own, 0.0) for read in self._reads for own in read.order_ids])
         accounts, is_own = self._account_rows(chosen), held["account"] >= 0
-        gone, own = held[is_own & ending], held[is_own & ~ending]
+        gone, own = split_lots(held[is_own], under_way[is_own])
         np.add.at(accounts["balance"], gone["account"], profits_now(gone, self._markets.market, self._side))
         nets_orders = self._rules.nets_orders
         figures = value_now(accounts, own, self._markets.market, self._side, nets_orders=nets_orders)

@@ -114,6 +114,20 @@ class Cascades:
         (reply,) = self._pipe.ask(pack("ZRANGE", keys.CASCADES_DONE, 0, limit - 1, "REV"))
         return [text(one) for one in reply]
 
+    def state_of(self, cascade_id: str) -> str:
+        """`running`, `finished`, or empty if there is none of this id; raises as `load`.
+
+        One that cannot be read was begun, and nobody can carry it on: `finished`. Who is critical now gets another.
+        """
+        try:
+            known = self.load(cascade_id, is_full=False)
+        except StoreError as failure:
+            if failure.code != "cascade_unreadable":
+                raise
+            log.critical("cascade_unreadable", cascade=cascade_id, reason=str(failure))
+            return "finished"
+        return "" if known is None else "running" if known.summary is None else "finished"
+
     def load(self, cascade_id: str, *, is_full: bool = True) -> Cascade | None:
         """A cascade (unless `is_full`, without its followers), `None` if there is none.
 

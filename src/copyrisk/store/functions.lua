@@ -79,8 +79,9 @@ local function read(keys, args)
   local orders, ending = {}, {}
   for i, id in ipairs(ids) do
     orders[i] = redis.call('HMGET', args[1] .. id, unpack(ORDER_FIELDS))
-    if args[2] ~= '' and is_ending(redis.call('GET', args[2] .. id)) then
-      ending[#ending + 1] = id
+    local record = args[2] ~= '' and redis.call('GET', args[2] .. id)
+    if is_ending(record) then
+      ending[#ending + 1], ending[#ending + 2] = id, record
     end
   end
   return {

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -10,6 +10,7 @@ import redis
 from copyrisk import fields, keys
 from copyrisk.errors import StoreError
 from copyrisk.identifiers import Account
+from copyrisk.stopping import lots_ending
 from copyrisk.store.connection import OF_ONE_KEY, store_error
 from copyrisk.store.library import CONFIG_FIELDS
 from copyrisk.store.pipe import pack
@@ -32,8 +33,8 @@ class AccountRead:
         As `fields.ACCOUNT_COLUMNS` and `fields.ORDER_COLUMNS` ask for them.
     order : dict
         The hash of the order that was asked about.
-    ending : sequence of bytes
-        Orders that are being closed or taken back, if that was asked.
+    ending : mapping of bytes to float
+        How many lots of which orders are being closed or taken back (infinite: all), if that was asked.
     """
 
     account: Account
@@ -49,7 +50,7 @@ class AccountRead:
     order: Mapping[str, str]
     record: str
     answer: str
-    ending: Sequence[bytes] = ()
+    ending: Mapping[bytes, float] = field(default_factory=dict)
 
 
 def text(value: bytes | None) -> str:
@@ -96,7 +97,7 @@ def parse_read(account: Account, reply: Sequence[Any]) -> AccountRead:
         texts(order),
         text(record),
         text(answer),
-        ending,
+        {ending[i]: lots_ending(text(ending[i + 1])) for i in range(0, len(ending), 2)},
     )
 
 
@@ -286,3 +287,16 @@ def refused(reply: Any) -> StoreError | None:
     if str(reply).startswith((*OF_ONE_KEY, "TOOMANY")):
         return StoreError(f"a key cannot be used: {reply}", code=KEY_UNUSABLE)
     return store_error(redis.ResponseError(str(reply)))
+
+
+def is_unusable(reply: Any) -> bool:
+    """Whether a key of one account cannot be used; any other refusal is raised."""
+    failure = refused(reply)
+    if failure is not None and failure.code != KEY_UNUSABLE:
+        raise failure
+    return failure is not None
+
+
+def usable(reply: Any) -> Any:
+    """The answer about one key, `None` if that key cannot be used; any other refusal is raised."""
+    return None if is_unusable(reply) else reply

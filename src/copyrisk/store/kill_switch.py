@@ -16,7 +16,7 @@ from copyrisk.derived import COPY_PREFIX
 from copyrisk.errors import InvalidId, Refused, StoreError
 from copyrisk.identifiers import Account
 from copyrisk.kills import NO_KILLS, TRADING_HALTED, Kills, orders_without_symbol, parse_kills, unreadable_switch
-from copyrisk.store.functions import KEY_UNUSABLE, refused, text, texts
+from copyrisk.store.functions import KEY_UNUSABLE, refused, text, texts, usable
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import AccountType
 
@@ -113,7 +113,7 @@ class KillSwitch:
         for copy in copies:
             order = keys.order_data(copy.master_order_id)
             asked += [pack("HMGET", order, "user_type", "user_id"), pack("GET", keys.provider_of(copy.account.id))]
-        replies = [_usable(reply) for reply in self._pipe.exchange(asked)]
+        replies = [usable(reply) for reply in self._pipe.exchange(asked)]
         found: list[set[str] | None] = []
         for copy, order, provider in zip(copies, replies[::2], replies[1::2], strict=True):
             known = [text(word) for word in order or () if word is not None]
@@ -146,7 +146,7 @@ class KillSwitch:
         if not kills.masters or not copies:
             return held
         replies = self._pipe.exchange([pack("GET", keys.provider_of(account.id)) for account in copies.values()])
-        return held | {i for i, reply in zip(copies, replies, strict=True) if text(_usable(reply)) in kills.masters}
+        return held | {i for i, reply in zip(copies, replies, strict=True) if text(usable(reply)) in kills.masters}
 
 
 def set_kill(pipe: Pipe, scope: bytes, stands: bytes, said: str) -> bool:
@@ -227,7 +227,7 @@ def waiting_on(pipe: Pipe, book: Book, symbols: Collection[str]) -> RowNumbers:
             asked.append(
                 pack("HGET", keys.holding(book.account_at(int(book.orders["account"][row])), order_id), "symbol")
             )
-    replies = [_usable(reply) for reply in pipe.exchange(asked)]
+    replies = [usable(reply) for reply in pipe.exchange(asked)]
     found = [row for row, reply in zip(rows, replies, strict=True) if text(reply) in symbols]
     return np.array(found, np.int32)
 
@@ -239,14 +239,6 @@ def _raise_unusable(reply: Any) -> None:
     if failure.code == KEY_UNUSABLE:
         raise StoreError(f"{keys.KILLS} cannot be used, so nothing opens: {failure}", code="kill_switch_unreadable")
     raise failure
-
-
-def _usable(reply: Any) -> Any:
-    """The answer about one key, `None` if that key cannot be used."""
-    failure = refused(reply)
-    if failure is not None and failure.code != KEY_UNUSABLE:
-        raise failure
-    return None if failure is not None else reply
 
 
 def _flat(reply: Any) -> list[bytes]:

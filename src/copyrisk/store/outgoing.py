@@ -13,7 +13,7 @@ from copyrisk import keys
 from copyrisk.errors import CopyriskError
 from copyrisk.notify import Client, Notice
 from copyrisk.store.effects import add_request
-from copyrisk.store.functions import KEY_UNUSABLE, refused, text
+from copyrisk.store.functions import is_unusable, text, usable
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.store.streams import Entry
 
@@ -146,28 +146,16 @@ class Outgoing:
 
     def _asked(self, requests: Sequence[bytes]) -> list[Any]:
         """The replies; `None` where a key cannot be used. Any other refusal is raised."""
-        found: list[Any] = []
-        for reply in self._pipe.exchange(requests):
-            failure = refused(reply)
-            if failure is not None and failure.code != KEY_UNUSABLE:
-                raise failure
-            found.append(None if failure is not None else reply)
-        return found
+        return [usable(reply) for reply in self._pipe.exchange(requests)]
 
 
 def _claim(reply: Any, config: Any) -> Claim:
-    failure = refused(reply)
-    if failure is not None:
-        if failure.code != KEY_UNUSABLE:
-            raise failure
+    if is_unusable(reply):
         return Claim("unusable")
     state = text(reply[0])
     if state == "wait":
         return Claim(state, wait_ms=int(reply[1]))
     if state != "yours":
         return Claim(state)
-    unread = refused(config)
-    if unread is not None and unread.code != KEY_UNUSABLE:
-        raise unread
-    client = None if unread is not None else Client(text(config[0]), text(config[1]))
+    client = None if is_unusable(config) else Client(text(config[0]), text(config[1]))
     return Claim(state, int(reply[1]), text(reply[2]) == "sending", client=client)

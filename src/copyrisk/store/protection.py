@@ -18,7 +18,7 @@ from copyrisk.errors import InvalidId
 from copyrisk.identifiers import Account
 from copyrisk.store.changes import DECISION_MS, Cause, Right, event_of, next_version
 from copyrisk.store.effects import Waiting
-from copyrisk.store.functions import KEY_UNUSABLE, AccountRead, parse_read, read_request, refused, text
+from copyrisk.store.functions import AccountRead, is_unusable, parse_read, read_request, refused, text
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import LedgerKind
 
@@ -51,7 +51,7 @@ def read_standings(pipe: Pipe, accounts: Sequence[Account]) -> list[Standing | N
     replies = pipe.exchange([*requests, *sums])
     found: list[Standing | None] = []
     for account, reply, sum_reply in zip(accounts, replies, replies[len(accounts) :], strict=False):
-        is_usable = not (_is_unusable(reply) or _is_unusable(sum_reply))
+        is_usable = not (is_unusable(reply) or is_unusable(sum_reply))
         found.append(Standing(parse_read(account, reply), text(sum_reply)) if is_usable else None)
     return found
 
@@ -151,7 +151,7 @@ def protect(pipe: Pipe, protections: Sequence[Protection], right: Right) -> list
     replies = pipe.exchange([_request(one, right) for one in protections])
     found: list[Waiting | Unchanged] = []
     for one, reply in zip(protections, replies, strict=True):
-        if _is_unusable(reply):
+        if is_unusable(reply):
             found.append(Unchanged("account_unreadable"))
         elif reply[0] == b"done":
             found.append(Waiting(one.account, reply[1], one.follows))
@@ -232,14 +232,6 @@ def _ask(pipe: Pipe, request: bytes) -> Any:
     if failure is not None:
         raise failure
     return reply
-
-
-def _is_unusable(reply: Any) -> bool:
-    """Whether a key of one account cannot be used; any other refusal is raised."""
-    failure = refused(reply)
-    if failure is not None and failure.code != KEY_UNUSABLE:
-        raise failure
-    return failure is not None
 
 
 def _json(said: Mapping[str, Any]) -> str:
