@@ -279,6 +279,7 @@ def build_house(server: Any, flow: str, seed: int) -> House:
     for i in range(4):
         account = dice.choice([*others, "strategy_provider:M0", "copy_follower:F10"])
         assert desk.pend(account, f"P{i}", "BUY_LIMIT", "0.9", "0.1")["code"] == "ok"
+        masters |= {f"P{i}": account} if account.startswith("strategy_provider") else {}
         for _ in range(2):  # and the copies of a master's
             desk.provider_says("accepted", action="place")
             _fill(desk, mid)

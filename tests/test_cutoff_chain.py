@@ -144,6 +144,25 @@ def test_flatten_that_had_begun_goes_on_after_a_restart(
     assert_books(desk)
 
 
+@pytest.mark.xfail(strict=True, reason="t1-9: his cascade is over, and he is not critical any more")
+def test_a_master_who_is_half_flat_is_flattened_by_the_daemon_after_the_next(
+    bundled_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """His cascade is over by then; a second look finds him well, as it should after half of it."""
+    desk = CutoffDesk(bundled_server, cutoff__stop_out="flatten")
+    desk.follower("F")
+    for order_id in "AB":
+        desk.position(MASTER, order_id)
+    copied(desk, order_id="A")
+    desk.configure(MASTER, wallet_balance="150")
+    die_at(desk, monkeypatch, "worker.changed")
+    assert len(desk.index(MASTER)) == 1
+    die_at(desk, monkeypatch, "cascade.ended")
+    desk.until_quiet()
+    desk.steps()
+    assert desk.is_flat(MASTER) and desk.is_flat(FOLLOWER)
+
+
 @pytest.mark.parametrize("point", ["worker.changed", "liquidation.closed"])
 def test_what_follows_from_a_kill_s_close_is_brought_about_after_a_crash(
     desk: CutoffDesk, monkeypatch: pytest.MonkeyPatch, point: str

@@ -5,6 +5,7 @@ them. After each fault, and wherever it leaves that to be known while it lasts, 
 liquidated within two ticks. Keys are spelled out by hand, as in `trading`.
 """
 
+import itertools
 import random
 import re
 import signal
@@ -198,18 +199,15 @@ def test_keys_broken_at_random(house: House, seed: int) -> None:
 
 def _break(client: Any, key: bytes, dice: random.Random) -> None:
     how, kind = dice.random(), client.type(key)
-    if key in (b"copyrisk:events", LEASE.encode(), EPISODES.encode()) or _IS_LEDGER.search(key):
-        return  # what tells what was closed; and what has tests of its own
+    if key == b"copyrisk:events":
+        return  # tells what was closed
     if how < 0.4:
         client.delete(key)
     elif kind == b"hash" and how < 0.8:
-        client.hset(key, dice.choice(sorted(client.hkeys(key))), dice.choice(GARBAGE[:-5]))
+        client.hset(key, dice.choice(sorted(client.hkeys(key))), dice.choice(GARBAGE))
     else:
         client.delete(key)
         client.set(key, "x") if kind != b"string" else client.sadd(key, "x")
-
-
-_IS_LEDGER = re.compile(rb":(ledger|order:.*)$")
 
 
 # ---- garbage in fields
@@ -525,6 +523,38 @@ def test_an_account_that_is_written_again_key_by_key_closes_nobody(house: House,
     house.client.restore("user_holdings:{live:hedged}:H2", 0, kept.pop(b"user_holdings:{live:hedged}:H2"))
     house.client.sadd("user_orders_index:{live:hedged}", "H2")
     house.tick(2)
+    house.assert_untouched()
+
+
+@pytest.mark.xfail(strict=True, reason="t2-18: account_changing, for ever")
+def test_an_account_that_never_comes_to_rest_is_closed_all_the_same(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something of it changes whenever it is read, as a robot does that changes its orders without end."""
+    victim = house.spare()
+    house.tick(2)
+    notices = house.daemon._mirror._notices
+    take, count = notices.take, itertools.count()
+
+    def change_and_take(book: Any, **how: Any) -> Any:
+        house.configure(victim, email=next(count))
+        return take(book, **how)
+
+    monkeypatch.setattr(notices, "take", change_and_take)
+    house.condemn(victim)
+    house.tick(10)
+    assert house.is_flat(victim)
+    house.assert_untouched()
+
+
+def test_an_account_that_changes_in_every_tick_is_closed_all_the_same(house: House) -> None:
+    victim = house.spare()
+    house.tick()
+    house.condemned.add(victim)
+    for cents in range(4):
+        house.configure(victim, wallet_balance=f"50.0{cents}")
+        house.tick()
+    assert house.is_flat(victim)
     house.assert_untouched()
 
 

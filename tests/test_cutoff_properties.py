@@ -252,10 +252,9 @@ class World:
         self.opened = {account: self.lots(account) for account in self.accounts}
         self.balances = dict.fromkeys(self.accounts, Decimal(0))
         self.publish()
-        for _ in range(2):  # nobody is known until he is paid in; the quotes are, once they have printed twice
+        for _ in range(3):  # nobody is known until he is paid in; quotes are, and who has changed, a tick later
             self.desk.full_step()
             self.publish()
-        self.desk._is_fresh = False
 
     def _settle_in(self, account: str, holder: Holder) -> None:
         names = ("auto_cutoff_level", "auto_liquidation_level")
@@ -365,17 +364,25 @@ class World:
     def tick(self) -> CutoffReport:
         before = {account: self.see(account) for account in self.accounts}
         versions = {account: self.desk.version(account) for account in self.accounts}
-        for account, seen in before.items():
+        for seen in before.values():
             seen.check_that_it_can_be_told()
-            self.rungs[account].take(seen)
-            if seen.is_critical:
-                self.was_critical.add(account)
-        report = self.desk.step()
+        self.was_critical |= {account for account, seen in before.items() if seen.is_critical}
+        report = tick(self.desk)
+        held = self.held()
         for account, seen in before.items():
-            self._check(account, seen, self.desk.version(account) != versions[account])
+            if account not in held:
+                self.rungs[account].take(seen)
+            self._check(account, seen, self.desk.version(account) != versions[account], is_held=account in held)
         return report
 
-    def _check(self, account: str, seen: Seen, has_changed: bool) -> None:
+    def held(self) -> set[str]:
+        """Whom the brake held back; it may for two ticks, which `close_out` sees to."""
+        daemon = self.desk.daemon
+        assert daemon._autocutoff is not None
+        return {str(daemon.book.account_at(row)) for row in daemon._autocutoff._brake.held.tolist()}
+
+    def _check(self, account: str, seen: Seen, has_changed: bool, *, is_held: bool) -> None:
+        assert not (is_held and has_changed), f"{account} was held back, and closed"
         is_cause = account in self.was_critical if self.story.mode == "flatten" else seen.is_critical
         assert is_cause or not has_changed, f"{account} at {seen.level} was closed"
         assert seen.is_known or not has_changed, f"{account} was closed, and not known"
@@ -384,7 +391,7 @@ class World:
         assert all(0 < lots <= seen.lots[order_id] for order_id, lots in left.items())
         if self.story.mode != "smallest_partial":
             assert all(lots == seen.lots[order_id] for order_id, lots in left.items())
-        if seen.is_critical:
+        if seen.is_critical and not is_held:
             event("critical")
             assert has_changed, f"{account} at {seen.level} is left as it was"
             assert not any(order["order_status"] == "PENDING" for order in map(self._raw(account), left))
@@ -411,9 +418,7 @@ class World:
     def check_the_end(self) -> None:
         """What was closed and what is left adds up; all that was booked is in the balance; who was to be is warned."""
         for account in self.accounts:
-            is_whole = self.balances[account] == round(self.balances[account], 2)
-            tolerance = 0 if is_whole else Decimal("0.005")  # a balance is written in cents once something is booked
-            assert abs(self.desk.balance(account) - self.balance(account)) <= tolerance, account
+            assert self.desk.balance(account) == self.balance(account), account
             left, closed = self.lots(account), dict[str, Decimal]()
             for entry in self.desk.audit(account):
                 if entry["change"].startswith("close"):
@@ -448,6 +453,13 @@ def living(server: Any, story: Story, **flags: object) -> Iterator[World]:
         yield world
     finally:
         world.desk.close()
+
+
+def tick(desk: CutoffDesk) -> CutoffReport:
+    """One, whoever is held back in it."""
+    report = desk.full_step()
+    assert report.skipped is None and report.cutoff is not None and not report.cutoff.failure, report.cutoff
+    return report.cutoff
 
 
 def run(server: Any, story: Story) -> None:
@@ -533,15 +545,14 @@ def test_a_bad_print_closes_and_warns_nobody(bundled_server: Any, case: Any, qui
     story, symbol, factor, side = case
     with living(bundled_server, story, **BRAKE) as world:
         stand_healthy(world)
-        assume(side == "both" or abs(factor - 1) > Fraction(1, 4))  # else the mid price tells nothing
         print_wrong(world, symbol, factor, side)
         would_be = [account for account in world.accounts if world.see(account).is_critical]
         event(f"{'some' if would_be else 'none'} would be closed")
         for _ in range(1 + quiet):
-            assert world.desk.step().closes == 0
+            assert tick(world.desk).closes == 0
         world.publish()
         for _ in range(3):
-            report = world.desk.step()
+            report = tick(world.desk)
             assert (report.warned, report.breached, report.closes, report.cancels) == (0, 0, 0, 0)
             world.publish()
         assert world.desk.notices() == [] and world.desk.trail("warning") == []
@@ -561,7 +572,7 @@ def test_a_real_gap_closes_within_two_ticks_of_it(bundled_server: Any, case: Any
         for number in range(3):
             if 0 < number < prints:
                 world.desk.print_again()
-            world.desk.step()
+            tick(world.desk)
         assert not any(world.see(account).is_critical for account in world.accounts)
         assert {account for account in world.accounts if world.desk.audit(account)} == set(critical)
 
@@ -579,29 +590,26 @@ def stand_with_a_cushion(server: Any) -> CutoffDesk:
     return desk
 
 
-@pytest.mark.xfail(strict=True, reason="a quote whose one side jumps by less than a fifth is not suspect: the mid is")
 @pytest.mark.parametrize(("bid", "ask"), [("0.85", "1"), ("1", "1.15")])
 def test_one_side_that_jumps_closes_nobody(bundled_server: Any, bid: str, ask: str) -> None:
     desk = stand_with_a_cushion(bundled_server)
     desk.quote(bid, ask)
-    assert desk.step().closes == 0
+    assert tick(desk).closes == 0
     desk.price("1")
     assert [report.closes for report in desk.steps(3)] == [0, 0, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="a print of the other side confirms a side that jumped")
 def test_a_side_that_jumped_is_not_confirmed_by_the_other_one(bundled_server: Any) -> None:
     """Writers may update one side at a time: the next print is the ask's, and says nothing of the bid."""
     desk = stand_with_a_cushion(bundled_server)
     desk.client.hset("market:EURUSD", mapping={"bid": "0.1", "ts": now_ms()})
-    assert desk.step().closes == 0
+    assert tick(desk).closes == 0
     desk.client.hset("market:EURUSD", mapping={"ask": "1.00001", "ts": now_ms() + 1})
-    assert desk.step().closes == 0
+    assert tick(desk).closes == 0
     desk.price("1")
     assert [report.closes for report in desk.steps(3)] == [0, 0, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="a balance is rounded to cents with the first result that is booked to it")
 def test_a_balance_of_many_digits_keeps_them(bundled_server: Any) -> None:
     desk = CutoffDesk(bundled_server)
     desk.holder("live:1", "99.123456")

@@ -41,7 +41,11 @@ def test_what_is_open_in_the_scope_is_closed(desk: CutoffDesk, scope: str, left:
     desk.step()
     assert {account: desk.index(account) for account in left} == left
     assert desk.step().closes == 0
-    assert [entry["cause"] for entry in desk.trail("kill")] == [scope]
+    entries = desk.trail("kill")
+    assert [entry["cause"] for entry in entries if entry["reason"] == "closing"] == [scope]
+    told = {entry["account"]: entry["said"] for entry in entries if entry["reason"] == "done"}
+    lots = [result["lots"] for said in told.values() for result in said["results"]]
+    assert len(lots) == 6 - sum(map(len, left.values())) and set(lots) <= {"1"}
 
 
 def test_a_kill_that_keeps_closes_nothing(desk: CutoffDesk) -> None:

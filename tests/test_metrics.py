@@ -284,6 +284,7 @@ def test_autocutoff_that_could_not_act_is_told_by_its_code_and_nothing_else_is()
 
 def test_what_waits_is_told(redis_server: Any) -> None:
     client: Any = redis_server.client()
+    client.function_flush()
     pipe = Pipe(client)
     consumed = {"workers": ("copyrisk:commands", "copyrisk:reports"), "gateway": ("copyrisk:commands",)}
     client.xgroup_create("copyrisk:commands", "workers", "0", mkstream=True)

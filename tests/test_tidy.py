@@ -35,7 +35,7 @@ HOUSE = (
     "notify notify_text notify_line notify_mail notify_webhook store.outgoing",
     "verdicts dispatch workers recorder monitors notifier",
     "observer limits forms candidates cohort deciding fanout keeping redelivery replicator",
-    "ladders brake evidence alerts plans under_way liquidation cascading halting protecting autocutoff engine",
+    "ladders brake evidence alerts plans under_way liquidation chronicle cascading halting protecting autocutoff engine",
     "exposition metrics health",
     "sections notify_sections settings roles daemon auditing",
     "relationships killing explaining progress telling reporting cascade_commands operations log _launcher embedded",

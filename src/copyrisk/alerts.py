@@ -132,7 +132,9 @@ class Alerts:
     def _moved(self, episode: Episode, edge: int, row: int, now_ms: int) -> Episode:
         if edge & Edge.WARNED:
             number = max(episode.number + 1, now_ms)  # whatever was forgotten, it never comes again
-            episode = replace(episode, number=number, is_open=True, began_ms=now_ms, breaches=0)
+            # A warning that is yet to come was given by a clock that was wrong.
+            warned_ms = episode.warned_ms if episode.warned_ms <= now_ms else 0
+            episode = replace(episode, number=number, is_open=True, began_ms=now_ms, warned_ms=warned_ms, breaches=0)
         if edge & Edge.BREACHED:
             latched = bool(self._ladders.rows[row]["is_latched"])
             episode = replace(episode, breaches=episode.breaches + 1, is_critical=True, is_latched=latched)
@@ -141,8 +143,8 @@ class Alerts:
         return replace(episode, is_open=False) if edge & Edge.RECOVERED else episode
 
     def _is_due(self, episode: Episode, now_ms: int) -> bool:
-        """Whether the client is to be warned now; if the clock was set back, at once."""
-        return _is_unwarned(episode) and not 0 <= now_ms - episode.warned_ms < self._cooldown_ms
+        """Whether the client is to be warned now."""
+        return _is_unwarned(episode) and now_ms - episode.warned_ms >= self._cooldown_ms
 
     def _is_known(self, valuer: Valuer, row: int) -> bool:
         return row >= 0 and bool(valuer.figures["code"][row] == RowCode.OK)

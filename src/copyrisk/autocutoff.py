@@ -26,6 +26,7 @@ from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
 from copyrisk.brake import Brake
 from copyrisk.cascading import NOT_YET, Cascader
+from copyrisk.chronicle import Chronicle
 from copyrisk.cutoff_report import CutoffReport
 from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.evidence import Evidence
@@ -46,8 +47,6 @@ from copyrisk.terms import AccountType
 log = structlog.get_logger(__name__)
 
 ROLE = "cutoff"
-_KIND = AuditKind.LIQUIDATION
-_SAID_AGAIN_S = 10.0
 
 
 class Autocutoff:
@@ -84,8 +83,9 @@ class Autocutoff:
         self._ladders = Ladders(self._book, recovery_pct=chosen.recovery_pct, latches=self._latches)
         self._alerts = Alerts(self._book, self._ladders, self._episodes, cooldown_ms=chosen.warning_cooldown_ms)
         self._again: RowNumbers = np.zeros(0, np.int32)  # to be judged in the next tick whatever happens
+        self._seen: dict[int, int] = {}  # by row: since which tick the brake holds it back
         self._breached: dict[int, int] = {}  # by row: in which tick it became critical; until its first close
-        self._said: dict[int, tuple[tuple[str, ...], float]] = {}
+        self._chronicle = Chronicle(self._trail)
         self._liquidator.forget()
         self._lease.doubt()
         self._cascaded: set[str] = set()
@@ -115,7 +115,10 @@ class Autocutoff:
             return self._step(rows, tick, now_ms, started)
         except Exception as failure:  # whatever it is, what is known is read anew
             self._is_ready = isinstance(failure, StoreError) and failure.code != FUNCTIONS_MISSING
+            begun = self._cascaded  # that was so, whatever failed since; another daemon may not have been there
             self._forget()
+            if getattr(failure, "code", "") != "lease_lost":
+                self._cascaded = begun
             raise
 
     def give_up(self) -> None:
@@ -161,7 +164,8 @@ class Autocutoff:
         judged = np.setdiff1d(rows, worse).astype(np.int32)
         edges = self._ladders.step(figures, judged)
         for row in judged[(edges & Edge.BREACHED) != 0].tolist():
-            self._breached.setdefault(row, tick)
+            self._breached.setdefault(row, self._seen.get(row, tick))
+        self._seen = {row: self._seen.get(row, tick) for row in worse.tolist()}
         steps, entries = self._alerts.judge(evidence, self._valuer, judged, edges, now_ms)
         critical = np.setdiff1d(self._ladders.critical(figures), standing).astype(np.int32)
         if steps:
@@ -171,7 +175,7 @@ class Autocutoff:
             crash.reach("cutoff.stored")
         self._end(judged, edges)
         plans, delays = self._liquidate(evidence, critical, tick, now_ms)
-        plans += self._halts.step(self._options.close_budget_ms / 1e3, now_ms)
+        plans += self._halts.step(evidence, self._options.close_budget_ms / 1e3, now_ms)
         progress = self._cascader.step(self._options.cascade_budget_ms / 1e3)
         protected = self._protector.step(figures, now_ms) if self._protector else 0
         done = [outcome for plan in plans for outcome in plan.changes]
@@ -181,9 +185,9 @@ class Autocutoff:
             breached=int(((edges & Edge.BREACHED) != 0).sum()),
             recovered=int(((edges & Edge.RECOVERED) != 0).sum()),
             liquidating=len(critical),
-            closes=len(done) - cancels,
+            closes=len(done) - cancels + progress.closes,
             cancels=cancels,
-            refused=sum(len(plan.jobs) for plan in plans) - len(done),
+            refused=sum(plan.refused for plan in plans) + progress.refused,
             protected=protected,
             delayed_ticks=delays,
             held=len(self._brake.held),
@@ -204,7 +208,12 @@ class Autocutoff:
         standing = np.setdiff1d(self._ladders.critical(self._valuer.figures), worse).astype(np.int32)
         held = self._brake.judge(self._book, self._valuer.figures, worse, standing, len(lost))
         if self._brake.is_on and not was_on:
-            said = {"accounts": len(self._book.account_ids), "held": len(held[0]), "turned_unknown": len(lost)}
+            said: dict[str, Any] = {
+                "accounts": len(self._book.account_ids),
+                "held": len(held[0]),
+                "turned_unknown": len(lost),
+            }
+            said |= {"quotes": self._brake.suspects(self._book)}
             log.critical("brake_on", **said)
             self._trail.append([Entry(AuditKind.BRAKE, reason="too_many_accounts_turned", said=said, ts_ms=now_ms)])
         elif was_on and not self._brake.is_on:
@@ -217,7 +226,7 @@ class Autocutoff:
         """Forget what belongs to a breach that is over."""
         for row in rows[(edges & (Edge.SAFE | Edge.RECOVERED)) != 0].tolist():
             self._breached.pop(row, None)
-            self._said.pop(row, None)
+            self._chronicle.forget(row)
             self._liquidator.end(row)
 
     def _liquidate(
@@ -232,8 +241,7 @@ class Autocutoff:
         if not plans:
             self._begin_cascades(evidence, [])
             return [], []
-        if news := [self._intent(evidence, plan, now_ms) for plan in plans if self._is_news(plan)]:
-            self._trail.append(news)
+        self._chronicle.before(evidence, plans, AuditKind.LIQUIDATION, "level_at_or_below_critical", now_ms)
         crash.reach("cutoff.planned")
         tried = self._liquidator.carry_out(self._begin_cascades(evidence, plans), self._options.close_budget_ms / 1e3)
         delays = []
@@ -243,33 +251,8 @@ class Autocutoff:
                 self._again = np.append(self._again, np.int32(plan.row))
             if plan.has_taken_any and plan.row in self._breached:
                 delays.append(tick - self._breached.pop(plan.row))
-        changed = [plan for plan in tried if plan.changes]
-        if changed:
-            results = {plan: {"results": plan.results()} for plan in changed}
-            self._trail.append(
-                [Entry(_KIND, str(plan.account), plan.event_id, "done", said, now_ms) for plan, said in results.items()]
-            )
-            log.warning("liquidated", accounts=len(changed), planned=len(plans))
+        self._chronicle.after(evidence, tried, AuditKind.LIQUIDATION)
         return tried, delays
-
-    def _is_news(self, plan: Plan) -> bool:
-        """Whether the trail has not just been told the same, of an account that cannot be closed for a while."""
-        steps, now_s = (plan.event_id, *(step.order_id for step in plan.steps)), time.monotonic()
-        said, when_s = self._said.get(plan.row, ((), 0.0))
-        if said == steps and now_s - when_s < _SAID_AGAIN_S:
-            return False
-        self._said[plan.row] = (steps, now_s)
-        return True
-
-    def _intent(self, evidence: Evidence, plan: Plan, now_ms: int) -> Entry:
-        said = {
-            "figures": evidence.figures(plan.row),
-            "quotes": evidence.quotes(plan.row),
-            "plan": [step.words() for step in plan.steps],
-        }
-        return Entry(
-            AuditKind.LIQUIDATION, str(plan.account), plan.event_id, "level_at_or_below_critical", said, now_ms
-        )
 
     def _begin_cascades(self, evidence: Evidence, plans: Sequence[Plan]) -> list[Plan]:
         """Begin the cascade of every critical master, once for each time he became so; returns who may be closed now.

@@ -17,6 +17,7 @@ from copyrisk.layout import Rows
 from copyrisk.risk import are_known
 
 _LONGEST_TICKS = 2
+_NAMED = 10
 
 
 class Brake:
@@ -126,6 +127,11 @@ class Brake:
         self._held = np.zeros(len(book.accounts), np.int8)
         self._held[rows[waits]] = held[rows[waits]] + 1
         return turned[waits[: len(turned)]], standing[waits[len(turned) :]]
+
+    def suspects(self, book: Book) -> list[str]:
+        """Symbols whose quotes are suspect now, those of which a side jumped first; the first ten."""
+        order = np.argsort(~self._jumped.any(axis=1), kind="stable")
+        return [book.market.symbols[row] for row in order.tolist() if self._age[row] > 0][:_NAMED]
 
     def _suspect_bits(self, instruments: Rows) -> int:
         """Bits of the symbols that are valued with a suspect quote, as in `Book.marks`."""

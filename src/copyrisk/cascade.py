@@ -187,8 +187,8 @@ class Chase:
         if not code:
             self.due_s, self.tries, self.code = now_s, 0, ""
             return
-        if not self.tries:
-            self.since_s = now_s
+        if not self.tries or _kind(code) != _kind(self.code):
+            self.since_s, self.tries = now_s, 0
         self.tries, self.code = self.tries + 1, code
         self.due_s = now_s + min(_FIRST_RETRY_S * 2.0 ** min(self.tries - 1, 16), _SLOWEST_RETRY_S)
 
@@ -197,6 +197,11 @@ class Chase:
         if self.code in LASTING:
             return self.tries >= _ATTEMPTS
         return bool(self.code) and self.code != IN_FLIGHT and now_s - self.since_s > limit_s
+
+
+def _kind(code: str) -> str:
+    """What is counted is for how long the same kind of trouble lasts."""
+    return code if code == IN_FLIGHT else "lasting" if code in LASTING else "passing"
 
 
 # ---- all of them

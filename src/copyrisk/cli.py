@@ -43,6 +43,7 @@ from copyrisk.vitals import Vitals
 log = structlog.get_logger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_READER_LEFT = 128 + signal.SIGPIPE  # as a shell has it
 _REPORT_EVERY_MS = 10_000
 
 
@@ -75,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.role != "daemon":
                     return _role(settings, url, options, stop, seen)
                 return _daemon(settings, url, stop, seen, ticks=options.ticks)
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_READER_LEFT
     except CopyriskError as failure:
         print(f"copyrisk-run: {failure} [{failure.code}]", file=sys.stderr)
         return EXIT_USAGE if isinstance(failure, ConfigError) else EXIT_FAILED

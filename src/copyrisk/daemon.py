@@ -91,7 +91,7 @@ def make_autocutoff(client: redis.Redis, settings: Settings, book: Book, valuer:
         episodes=Episodes(pipe),
         liquidator=liquidator,
         cascader=cascader,
-        halts=Halts(pipe, book, liquidator, cascader, record=trail.append),
+        halts=Halts(pipe, book, liquidator, cascader, trail=trail),
         protector=protector if chosen.negative_balance_protection else None,
         trail=trail,
         latches=mode is StopOutMode.FLATTEN,

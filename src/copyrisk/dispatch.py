@@ -22,10 +22,10 @@ from copyrisk.store.changes import ANSWER_KEEP_MS, Right, change_of, event_of, r
 from copyrisk.store.effects import Effects, Waiting, add_request
 from copyrisk.store.filler import Filler
 from copyrisk.store.functions import (
-    KEY_UNUSABLE,
     Change,
     change_request,
     claim_request,
+    is_unusable,
     note_request,
     parse_read,
     read_request,
@@ -86,7 +86,7 @@ class Dispatcher:
     def sweep(self, accounts: Sequence[Account]) -> None:
         """Bring about whatever changes of some accounts have left behind; raises as `carry_out`."""
         counts = self._pipe.exchange([pack("XLEN", keys.outbox(account)) for account in accounts])
-        left = [account for account, count in zip(accounts, counts, strict=True) if not _is_unusable(count) and count]
+        left = [account for account, count in zip(accounts, counts, strict=True) if not is_unusable(count) and count]
         self.bring_about(self._effects.read_outboxes(left))
 
     def _wave(self, jobs: list[Job], right: Callable[[], Right] | None, later: list[Waiting] | None) -> list[Job]:
@@ -125,7 +125,7 @@ class Dispatcher:
         for job, reply in zip(jobs, replies, strict=False):
             self._take(job, reply)
         for job, reply in zip(placing, replies[len(jobs) :], strict=True):
-            if not _is_unusable(reply) and reply != b"other":
+            if not is_unusable(reply) and reply != b"other":
                 continue
             if job.verdict is None:
                 job.verdict = Refused(f"order id {job.order_id} is taken", code="order_exists")
@@ -134,7 +134,7 @@ class Dispatcher:
 
     def _take(self, job: Job, reply: Any) -> None:
         job.read = job.verdict = None
-        if _is_unusable(reply):
+        if is_unusable(reply):
             job.verdict = TryLater(f"the account cannot be read: {reply}", code="account_unreadable")
             return
         job.read = parse_read(job.account, reply)
@@ -171,7 +171,7 @@ class Dispatcher:
             elif (note := self._note(job)) is not None:
                 requests[job] = note
         for job, reply in zip(requests, self._pipe.exchange(list(requests.values())), strict=True):
-            if _is_unusable(reply):
+            if is_unusable(reply):
                 job.verdict = TryLater(f"the account cannot be changed: {reply}", code="account_unreadable")
                 continue
             answer = text(reply[0])
@@ -228,14 +228,6 @@ def break_request(failure: Break, fields: dict[str, str]) -> bytes:
 
 def _read_request(job: Job) -> bytes:
     return read_request(job.account, job.order_id, job.cause.answer_key or "-", with_ending=job.rests_on_level)
-
-
-def _is_unusable(reply: Any) -> bool:
-    """Whether a key of one account cannot be used; any other refusal is raised."""
-    failure = refused(reply)
-    if failure is not None and failure.code != KEY_UNUSABLE:
-        raise failure
-    return failure is not None
 
 
 def _check(reply: Any) -> None:

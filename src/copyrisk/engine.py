@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 _LOGGED_ACCOUNTS_A_TICK = 20
 _FAULT = "internal_error"
+_TOLD_EVERY_TICKS = 50
 _REREAD_WITHIN_S = 59.0  # each account, whatever was reported: within a minute, a late tick included
 
 
@@ -107,6 +108,7 @@ class Engine:
         self._unjudged: RowNumbers = np.zeros(0, np.int32)  # valued, and not yet looked at by autocutoff
         self._read_s = -math.inf
         self._number = 0
+        self._skipped_code = ""
         self._late_ticks = 0
         self._inconsistent = 0
 
@@ -153,9 +155,11 @@ class Engine:
         self._number += 1
         started = time.perf_counter()
         try:
-            return self._full_tick(started)
+            report = self._full_tick(started)
         except StoreError as failure:
-            log.error("tick_skipped", tick=self._number, code=failure.code, reason=str(failure))
+            if failure.code != self._skipped_code or self._number % _TOLD_EVERY_TICKS == 0:
+                log.error("tick_skipped", tick=self._number, code=failure.code, reason=str(failure))
+            self._skipped_code = failure.code
             return TickReport(
                 self._number,
                 _now_ms(),
@@ -164,6 +168,10 @@ class Engine:
                 late_ticks=self._late_ticks,
                 skipped=f"{failure.code}: {failure}",
             )
+        if self._skipped_code:
+            log.info("ticks_go_on", tick=self._number)
+            self._skipped_code = ""
+        return report
 
     def _full_tick(self, started: float) -> TickReport:
         share = min(1.0, (started - self._read_s) / _REREAD_WITHIN_S)

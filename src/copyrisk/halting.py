@@ -7,7 +7,6 @@ a cascade. What cannot be closed now is found again in a later tick, for as long
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import structlog
@@ -15,19 +14,22 @@ import structlog
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.book import Book, RowNumbers
 from copyrisk.cascading import NOT_YET, Cascader
+from copyrisk.chronicle import Chronicle
 from copyrisk.errors import InvalidId
+from copyrisk.evidence import Evidence
 from copyrisk.identifiers import Account
 from copyrisk.kills import Kills, orders_to_close
 from copyrisk.liquidation import AT_ONCE, STEPS_A_TICK, Liquidator
 from copyrisk.plans import Plan, Step
 from copyrisk.store.kill_switch import KillSwitch, waiting_on
 from copyrisk.store.pipe import Pipe
+from copyrisk.store.trail import Trail
 from copyrisk.terms import AccountType
 
 log = structlog.get_logger(__name__)
 
 REASON = "kill"
-_LOOK_S = 5.0  # for pending orders, whose symbols the book does not know
+_LOOK_S, _SELDOM_S = 5.0, 55.0  # for pending orders, whose symbols the book does not know
 
 
 class Halts:
@@ -35,8 +37,8 @@ class Halts:
 
     Parameters
     ----------
-    record : callable
-        Writes entries into the audit trail; called before anything is done.
+    trail : Trail
+        Is told before anything is done.
     """
 
     def __init__(
@@ -46,21 +48,15 @@ class Halts:
         liquidator: Liquidator,
         cascader: Cascader,
         *,
-        record: Callable[[Sequence[Entry]], object],
+        trail: Trail,
     ) -> None:
-        self._pipe, self._book, self._liquidator, self._cascader, self._record = (
-            pipe,
-            book,
-            liquidator,
-            cascader,
-            record,
-        )
-        self._switch = KillSwitch(pipe)
+        self._pipe, self._book, self._liquidator, self._cascader = pipe, book, liquidator, cascader
+        self._switch, self._chronicle, self._trail = KillSwitch(pipe), Chronicle(trail), trail
         self._begun: set[str] = set()
         self._said: set[str] = set()
         self._looked_s = -math.inf
 
-    def step(self, budget_s: float, now_ms: int) -> list[Plan]:
+    def step(self, evidence: Evidence, budget_s: float, now_ms: int) -> list[Plan]:
         """Close some of it, for about so long; returns what was tried.
 
         Raises
@@ -75,23 +71,31 @@ class Halts:
         self._begin_cascades(kills)
         rows = np.setdiff1d(self._rows(kills), self._liquidator.under_way.order_rows()).astype(np.int32)
         plans = self._plans(rows)
-        return self._liquidator.carry_out(plans, budget_s) if plans else []
+        if not plans:
+            return []
+        self._chronicle.before(evidence, plans, AuditKind.KILL, "kill_switch", now_ms)
+        tried = self._liquidator.carry_out(plans, budget_s)
+        self._chronicle.after(evidence, tried, AuditKind.KILL)
+        return tried
 
     def _say(self, kills: Kills, now_ms: int) -> None:
         """Tell the trail once of each kill that it is being carried out."""
         scopes = {str(scope) for scope in kills.closing()}
         new = sorted(scopes - self._said)
         if new:
-            self._record([Entry(AuditKind.KILL, cause=scope, reason="closing", ts_ms=now_ms) for scope in new])
+            log.warning("kill_closing", scopes=",".join(new)[:200])
+            self._trail.append([Entry(AuditKind.KILL, cause=scope, reason="closing", ts_ms=now_ms) for scope in new])
         self._said = scopes
+        self._begun &= {_cascade_id(kills, master) for master in kills.masters_to_close()}
 
     def _begin_cascades(self, kills: Kills) -> None:
         for master in kills.masters_to_close():
-            kill = kills.masters[master]
-            cascade_id = f"kill-{master}-{kill.ts_ms}"[-128:]
+            cascade_id = _cascade_id(kills, master)
             if cascade_id in self._begun:
                 continue
-            code = self._cascader.begin(Account(AccountType.MASTER, master), cascade_id, {"reason": kill.reason})
+            code = self._cascader.begin(
+                Account(AccountType.MASTER, master), cascade_id, {"reason": kills.masters[master].reason}
+            )
             if code in (*NOT_YET, "unknown_master") and cascade_id not in self._cascader.running_ids:
                 continue  # asked again as long as the kill stands
             log.warning("cascade", master=master, cascade=cascade_id, code=code)
@@ -101,8 +105,10 @@ class Halts:
         rows = orders_to_close(self._book, kills)
         symbols = kills.symbols_to_close()
         if symbols and time.monotonic() - self._looked_s > _LOOK_S:
-            self._looked_s = time.monotonic()
-            rows = np.union1d(rows, waiting_on(self._pipe, self._book, symbols)).astype(np.int32)
+            found = waiting_on(self._pipe, self._book, symbols)
+            # No new ones come: once there are none, they are looked for more seldom.
+            self._looked_s = time.monotonic() + (0.0 if len(found) else _SELDOM_S)
+            rows = np.union1d(rows, found).astype(np.int32)
         return rows
 
     def _plans(self, rows: RowNumbers) -> list[Plan]:
@@ -119,3 +125,7 @@ class Halts:
             for row, of_one in steps.items()
             if of_one
         ]
+
+
+def _cascade_id(kills: Kills, master: str) -> str:
+    return f"kill-{master}-{kills.masters[master].ts_ms}"

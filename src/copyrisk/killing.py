@@ -270,7 +270,7 @@ def _said(hits: Hits | None) -> Any:
 
 def _words(kill: Kill) -> str:
     if not kill.is_readable:
-        return "it cannot be read, so it halts and closes nothing"
+        return "cannot be read: EVERYBODY is halted, nothing is closed"
     since = datetime.fromtimestamp(kill.ts_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return f"policy {kill.policy}, since {since}, by {kill.by or '-'}" + (f": {kill.reason}" if kill.reason else "")
 

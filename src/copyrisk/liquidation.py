@@ -179,6 +179,7 @@ class Liquidator:
     def end(self, row: int) -> None:
         """Note that an account is not critical any more."""
         self._begun.pop(row, None)
+        self.under_way.recovered(row)
 
     def whole(self, order_row: int) -> Step:
         """The step that closes an order, or takes it back.

@@ -23,6 +23,11 @@ def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Muta
     return event
 
 
+def _to_stderr(*_: Any) -> structlog.PrintLogger:
+    """Whatever stderr is by then: a live view puts lines above itself."""
+    return structlog.PrintLogger(sys.stderr)
+
+
 def configure_logging(form: str, level: str) -> None:
     """Set the form (`console` or `json`) and the lowest level of all log lines of this process."""
     renderer: structlog.typing.Processor = (
@@ -39,6 +44,6 @@ def configure_logging(form: str, level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_to_stderr,
         cache_logger_on_first_use=False,
     )

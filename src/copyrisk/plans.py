@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from copyrisk.commands import Cut
+from copyrisk.errors import CopyriskError
 from copyrisk.identifiers import Account
 from copyrisk.situation import Outcome
 from copyrisk.stopping import stop_out_command
@@ -63,6 +64,11 @@ class Plan:
         return [job.verdict for job in self.jobs if isinstance(job.verdict, Outcome)]
 
     @property
+    def refused(self) -> int:
+        """How many steps could not be taken."""
+        return sum(isinstance(job.verdict, CopyriskError) for job in self.jobs)
+
+    @property
     def has_taken_any(self) -> bool:
         """Whether any step changed the account, or had done so before."""
         return any(is_under_way(job) for job in self.jobs)
@@ -73,8 +79,8 @@ class Plan:
         return any(_code(job) == "not_critical" for job in self.jobs)
 
     def results(self) -> list[dict[str, str]]:
-        """What came of each step, as words."""
-        return [{"order_id": job.order_id, "result": _result(job)} for job in self.jobs]
+        """What came of each step, as words: lots, price and result in USD where something was closed here."""
+        return [{"order_id": job.order_id, "result": _result(job), **_booked(job)} for job in self.jobs]
 
 
 def is_under_way(job: Job) -> bool:
@@ -84,6 +90,13 @@ def is_under_way(job: Job) -> bool:
 
 def _code(job: Job) -> str:
     return getattr(job.verdict, "code", "")
+
+
+def _booked(job: Job) -> dict[str, str]:
+    booking = job.verdict.booking if isinstance(job.verdict, Outcome) else None
+    if booking is None:
+        return {}
+    return {"lots": f"{booking.lots:f}", "price": f"{booking.price:f}", "result_usd": f"{booking.amount_usd:f}"}
 
 
 def _result(job: Job) -> str:

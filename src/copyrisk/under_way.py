@@ -65,6 +65,10 @@ class UnderWay:
         self._known.clear()
         self._refused.clear()
 
+    def recovered(self, row: int) -> None:
+        """Forget how often an account could not be closed."""
+        self._refused.pop(row, None)
+
     def order_rows(self) -> RowNumbers:
         """(n,) rows of orders that need not be asked now."""
         waiting = np.array(sorted(self.waiting_accounts()), np.int32)
@@ -113,7 +117,7 @@ class UnderWay:
     def note(self, plan: Plan) -> None:
         """Remember what the steps of a plan have shown."""
         if plan.has_taken_any:
-            self._refused.pop(plan.row, None)
+            self.recovered(plan.row)
         for step, job in zip(plan.steps, plan.jobs, strict=False):  # there may have been no time for all
             for order_id, lots in job.read.ending.items() if job.read else ():
                 row = self._book.order_ids.row_of(order_id, plan.row)

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 STREAM_LIMIT = 1_000_000
 _TRIES = 200
 _ENTRIES_AT_ONCE, _BYTES_AT_ONCE = 2_000, 4 << 20
-_PAGE, _PULLED_AT_ONCE = 500, 10_000
+_PAGE, _PULLED_AT_ONCE = 500, 500  # a page takes some 40 ms, and a tick waits for it
 _FILE_RETRY_S = 1.0
 
 
