@@ -9,13 +9,13 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from copyrisk.cutoff_report import CutoffReport
@@ -492,8 +492,28 @@ def close_out(world: World) -> None:
 options: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
+def told(*at: str | tuple[str, int], mode: str = "largest_loss") -> Story:
+    """One account with a hedge and a loser, whose level goes where it is told to."""
+    nudges = [Nudge(*(one if isinstance(one, tuple) else (one, 0))) for one in at]
+    holding = Holding("EURUSD", is_buy=True, lots=100, away=0, fees=("0", "0"), waits=False)
+    others = [replace(holding, is_buy=False, lots=20), replace(holding, symbol="USDJPY", lots=30, away=2)]
+    holder = Holder("live", "100", None, [holding, *others])
+    steps = [Step(dict.fromkeys(SYMBOLS, 0), [nudge], None) for nudge in nudges]
+    return Story(mode, "max", "ask", "current", 0, costs=False, holders=[holder], steps=steps)
+
+
+#: Through every threshold: a warning ends above the recovery, and the next one begins at the warning again.
+LADDER: tuple[str | tuple[str, int], ...] = (
+    *("healthy", ("warning", 1), "warning", "recovery", ("recovery", 1), ("warning", 1), ("warning", -1)),
+    *(("critical", 1), "healthy", ("critical", 1), ("critical", -1)),
+)
+
+
 @settings(max_examples=20, **options)
 @given(story=stories())
+@example(told(*LADDER))
+@example(told(*LADDER, "critical", "critical", mode="flatten"))
+@example(told("healthy", "critical", "critical", "critical"))
 def test_who_is_critical_is_closed_and_nobody_else(bundled_server: Any, story: Story) -> None:
     run(bundled_server, story)
 

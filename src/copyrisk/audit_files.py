@@ -194,7 +194,7 @@ class TrailFile:
 def _locked(folder: Path) -> int:
     lock = -1
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o750, exist_ok=True)  # a parent that is absent may be a disk that is not there
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,6 +14,7 @@ import structlog
 from rich.console import Console
 
 from copyrisk import __version__
+from copyrisk.audit_files import TrailFile
 from copyrisk.commands import Kind
 from copyrisk.daemon import make_engine
 from copyrisk.demo.run import DemoOptions, run_demo
@@ -175,9 +176,22 @@ def _check(settings: Settings) -> int:
     with _server(settings) as url:
         info = check_server(client_of(settings, url))
     settings.notify.make_sinks()
+    if settings.audit.folder:
+        TrailFile(Path(settings.audit.folder), settings.audit.segment_bytes).close()
     print(f"settings: ok, tick {settings.tick.period_ms} ms, warnings to {', '.join(settings.notify.sinks)}")
+    print(f"autocutoff: {_cutoff_words(settings)}")
     print(f"server: ok, {info}")
     return EXIT_OK
+
+
+def _cutoff_words(settings: Settings) -> str:
+    """What a daemon would do to accounts."""
+    cutoff, trail = settings.cutoff, settings.audit.folder or "Redis alone"
+    if not cutoff.acts:
+        return "off, accounts are valued only"
+    levels = f"warns at {cutoff.warning_level_pct:g} %, closes at {cutoff.critical_level_pct:g} % ({cutoff.stop_out})"
+    protects = ", protects negative balances" if cutoff.negative_balance_protection else ""
+    return f"{levels}, profile {cutoff.profile}{protects}, brake at {cutoff.brake_share_pct:g} %, trail in {trail}"
 
 
 def _role(settings: Settings, url: str, options: argparse.Namespace, stop: threading.Event, seen: Vitals) -> int:
