@@ -126,6 +126,7 @@ class _Bench:
 
     def __post_init__(self) -> None:
         self.client: Any = self.house.client
+        self._lock = threading.Lock()
         self._pipe, self._printing = Pipe(self.client), Pipe(_client(self.house.url))
         self._random = np.random.default_rng(1)
         self.breached = [Account(AccountType.LIVE, f"b{number}") for number in range(self.plan.breached)]
@@ -143,9 +144,12 @@ class _Bench:
 
     def print(self) -> None:
         """Let both symbols print, as they are."""
-        now_ms = _now_ms()
-        for symbol, price in ((_FALLS, self.price), (_STILL, _HIGH)):
-            self._printing.exchange([pack("HSET", keys.market(symbol), "bid", price, "ask", price, "ts", now_ms)])
+        with self._lock:
+            prices = ((_FALLS, self.price), (_STILL, _HIGH))
+            stamp = ("ts", _now_ms())
+            self._printing.exchange(
+                [pack("HSET", keys.market(symbol), "bid", price, "ask", price, *stamp) for symbol, price in prices]
+            )
 
     def round(self, accounts: Sequence[Account]) -> _Delay:
         """Let some accounts break; every one of them must have closed the one position, and nothing else."""

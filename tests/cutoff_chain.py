@@ -16,7 +16,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -321,7 +321,8 @@ class Told:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        return f"{self.stories} runs, {self.kills.total()} kills: {dict(sorted(self.kills.items()))} {dict(self.counts)}"
+        kills = dict(sorted(self.kills.items()))
+        return f"{self.stories} runs, {self.kills.total()} kills: {kills}, {dict(self.counts)}"
 
 
 #: How far below or above its critical level an account is put, in percent of its margin, and how often.
@@ -346,7 +347,10 @@ class Story:
         self.active = {master: set(names) for master, names in house.active.items()}
         self.epochs = {master: [frozenset(names)] for master, names in house.active.items()}
         self.quotes: list[tuple[int, Decimal]] = []
-        self.paid: dict[str, list[tuple[int, Decimal]]] = defaultdict(list)  # from and to outside, by account
+        self.paid: dict[str, list[tuple[int, Decimal]]] = defaultdict(list)  # by account: not before when, and how much
+        self.killed: set[str] = set()  # accounts that a kill says are to be closed
+        self.standby: int | None = None
+        self.turmoil = self.dice.choice([0, 0, 4, 10])  # how often something happens while a daemon is at work
         self.asked: set[tuple[str, str]] = set()  # closes that clients asked for
         self.answered: dict[str, int] = {}  # how often something was reported of a request; -1: all there will be
         self.prices: dict[str, str] = {}  # at which a close was filled in part
@@ -397,7 +401,8 @@ class Story:
             if not holder.positions:
                 continue
             if self.dice.random() < 0.2:
-                holder.warning, holder.critical = Decimal(self.dice.choice([30, 80])), Decimal(self.dice.choice([5, 20]))
+                holder.warning = Decimal(self.dice.choice([30, 80]))
+                holder.critical = Decimal(self.dice.choice([5, 20]))
                 self.desk.configure(account, auto_cutoff_level=holder.warning, auto_liquidation_level=holder.critical)
             kinds, weights = list(FATES), [one[2] for one in FATES.values()]
             fate = "critical" if account == unlucky else self.dice.choices(kinds, weights)[0]
@@ -435,6 +440,12 @@ class Story:
             self.client.hset(LEASE, "ends_ms", 0)  # else what the dead one has must end by itself
         is_moment = point == "moment"
         pid = self._start("" if is_moment else point)
+        if self.standby is not None:  # it may have taken over meanwhile
+            time.sleep(self.dice.uniform(0.0, 0.3))
+            os.kill(self.standby, signal.SIGKILL)
+            self.standby = None
+        elif point and not self.has_file and self.dice.random() < 0.2:
+            self.standby = self._start("")
         due_s, how = float("inf"), point
         quiet = Quiet(self, pid, is_final=not point)
         deadline_s = time.monotonic() + LIMIT_S
@@ -482,6 +493,9 @@ class Story:
         """What others do meanwhile: the provider, the workers, the engine of copies."""
         if time.monotonic() - self.printed_s > 0.03:
             self._print()
+        if self.turmoil and self.dice.random() < 0.1:
+            self.turmoil -= 1
+            self._happen()
         if self.house.flow != "rock" and self.dice.random() < 0.5:
             self._answer()
         if self.desk.waiting():
@@ -523,34 +537,63 @@ class Story:
                 self.answered[request_id] = -1
 
     def _meanwhile(self) -> None:
-        """What happens while no daemon is there."""
+        """What happens while no daemon is there, or the next one takes over."""
         dice = self.dice
-        names = [account for account, one in self.holders.items() if one.positions]
-        if dice.random() < 0.5:
-            self._price(self.mid + dice.choice([-1, 1]) * dice.randint(1, 60) * POINT)
-        for account in dice.sample(names, dice.choice([0, 0, 1, 3])):
-            self._pay(account, Decimal(dice.randint(-20_000, 300_000)) / 100)
-        for account in dice.sample(names, dice.choice([0, 0, 1, 2])):
-            for order_id in sorted(self.desk.index(account))[:1]:
-                self.asked.add((account, order_id))
-                self.desk.do("close", account, order_id=order_id)
+        for _ in range(dice.choice([0, 1, 2, 5])):
+            self._happen()
+        names = [name for name, one in self.holders.items() if one.positions and name not in self.killed]
+        for account in dice.sample(names, 4):  # who was well is not any more
+            now = read_holder(self.client, account)
+            if now.positions and not now.is_critical(self.mid):
+                self._pay(account, self._balance(now, "critical", self.mid) - now.balance)
         if dice.random() < 0.3:
             self._change_followers()
+        if dice.random() < 0.15:
+            self._kill_switch(dice.choice(names))
         if dice.random() < 0.3:
             self._replicate()
 
+    def _happen(self) -> None:
+        """Something that has nothing to do with daemons."""
+        dice = self.dice
+        account = dice.choice([account for account, one in self.holders.items() if one.positions])
+        what = dice.choice(["price", "pay", "close"])
+        if what == "price":
+            self._price(self.mid + dice.choice([-1, 1]) * dice.randint(1, 60) * POINT)
+        elif what == "pay":
+            self._pay(account, Decimal(dice.randint(-20_000, 300_000)) / 100)
+        elif there := sorted(self.desk.index(account)):
+            order_id = dice.choice(there)
+            self.asked.add((account, order_id))
+            self.desk.send("close", account, order_id=order_id)
+
     def _pay(self, account: str, amount: Decimal) -> None:
-        before = self.desk.balance(account)
+        key = f"user:{{{account}}}:config"
+
+        def change(pipe: Any) -> None:
+            after = Decimal(pipe.hget(key, "wallet_balance").decode()) + amount
+            pipe.multi()
+            pipe.hset(key, "wallet_balance", f"{after:.2f}")
+
         self.paid[account].append((time.time_ns() // 1_000_000, amount))
-        self.desk.configure(account, wallet_balance=f"{before + amount:.2f}")
-        time.sleep(0.002)  # what is booked afterwards has a later time
+        self.client.transaction(change, key)
+
+    def _kill_switch(self, account: str) -> None:
+        """Somebody has all of an account closed, and of a master his copies, too."""
+        kind, _, name = account.partition(":")
+        scope = f"master:{name}" if kind == "strategy_provider" else f"account:{account}"
+        said = {"policy": "close", "reason": "test", "by": "risk", "ts_ms": time.time_ns() // 1_000_000}
+        self.killed.add(account)
+        self.client.hset("copyrisk:kills", scope, json.dumps(said))
 
     def _change_followers(self) -> None:
         """One leaves each master, one joins."""
         for spare, master in self.house.spare.items():
             leaves = self.dice.choice(sorted(self.active[master] - {spare}))
-            self.client.srem(f"copy_master_followers:{master}:active", leaves)
-            self.client.sadd(f"copy_master_followers:{master}:active", spare)
+            pipe = self.client.pipeline(transaction=True)
+            pipe.srem(f"copy_master_followers:{master}:active", leaves)
+            pipe.sadd(f"copy_master_followers:{master}:active", spare)
+            pipe.execute()
             self.active[master] = self.active[master] - {leaves} | {spare}
             self.epochs[master].append(frozenset(self.active[master]))
 
@@ -605,6 +648,8 @@ def forgotten(story: Story) -> dict[str, str]:
         now = read_holder(story.client, account)
         if episodes.get(account, {}).get("is_critical"):
             found[account] = f"{now} as of {episodes[account]}"
+        elif account in story.killed and (now.positions or now.pending):
+            found[account] = f"{now} is not halted"
         elif now.closing or now.is_critical(story.mid):
             found[account] = f"{now}: {now.equity(story.mid)} / {now.used(story.mid)}"
         elif story.protects and now.balance < 0 and not now.positions and not now.pending:
@@ -653,9 +698,7 @@ class Judge:
         self._look(account, holder)
         for said in self._changes(account):
             order_id, event, cause = said["order_id"], said["change"], said["cause"]
-            while due and due[0][0] <= int(said["ts"]):
-                holder.balance += due.pop(0)[1]
-                self._look(account, holder)
+            self._receive(account, holder, due, said, net)
             where = f"{account} {order_id}: {event} by {said['type']} {cause} of {holder}"
             if said["type"] == "negative_balance_protection":
                 assert story.protects and holder.balance < 0 and not holder.positions and not holder.pending, where
@@ -680,6 +723,16 @@ class Judge:
         assert now == holder, f"{account}: {now} is not {holder}"
         assert not (story.mode == "flatten" and self.own[account] and now.positions), f"{account} is left with {now}"
 
+    def _receive(self, account: str, holder: Holder, due: list[tuple[int, Decimal]], said: Any, net: Any) -> None:
+        """Take what came from outside before a change: what makes its balance right; else all that came before."""
+        order = json.loads(said.get("order", "{}"))
+        booked = Decimal(order["net_profit"]) - net[said["order_id"]] if order else Decimal(said["amount_usd"])
+        while due and due[0][0] <= int(said["ts"]):
+            if said["balance"] and Decimal(said["balance"]) == holder.balance + booked:
+                return
+            holder.balance += due.pop(0)[1]
+            self._look(account, holder)
+
     def _changes(self, account: str) -> list[dict[str, str]]:
         key = f"copyrisk:{{{account}}}:audit"
         entries = self.client.xrange(key, min=f"({self.story.start[key]}")
@@ -690,13 +743,23 @@ class Judge:
         """A close that nobody asked for: of a critical account, or of a copy in a cascade that its owner is in."""
         cause, order_id = said["cause"], said["order_id"]
         where = f"{account} {order_id} for {cause}: {holder}"
+        if cause == "kill":
+            assert account in self.story.killed and order.get("reason", "kill") == "kill", where
+            assert any(one["kind"] == "kill" for one in self.trail), where
+            self.counts["kill_closes"] += 1
+            return
         if cause.startswith(f"{account.replace(':', '-')}-"):
             assert order.get("reason", "stop_out") == "stop_out", where
             self.own[account].add(cause)
             self.counts["closes"] += 1
             if not (self.story.mode == "flatten" and is_begun):
-                mids = self._mids(said, order)
-                assert any(holder.is_critical(mid, counts_closing=False) for mid in mids), f"{where} at {mids}"
+                mids, maybe = self._mids(said, order), [holder]
+                if not said["balance"]:  # what came at about that time may have come just before or just after
+                    for ms, amount in reversed(self.story.paid[account]):
+                        if abs(ms - int(said["ts"])) < 2_500:
+                            maybe.append(replace(maybe[-1], balance=maybe[-1].balance - amount))
+                is_critical = any(one.is_critical(mid, counts_closing=False) for mid in mids for one in maybe)
+                assert is_critical, f"{where} at {mids}"
             plans = self._told("liquidation", account, cause, "level_at_or_below_critical")
             assert any(step["order_id"] == order_id for plan in plans for step in plan["said"]["plan"]), where
             return
@@ -757,8 +820,11 @@ class Judge:
         assert closed <= self.cascades.keys(), "a master was closed, his followers were not"
         for cascade_id, one in self.cascades.items():
             master, followers = one["master"], one["followers"]
-            figures = one["said"]["figures"]  # of one that was owed by a dead process they are those of later
-            assert "resumed" in one["said"] or figures["level_pct"] <= figures["critical_level_pct"], cascade_id
+            if cascade_id.startswith("kill-"):
+                assert f"strategy_provider:{master}" in self.story.killed
+            elif "resumed" not in one["said"]:  # of one that was owed by a dead process the figures are those of later
+                figures = one["said"]["figures"]
+                assert figures["level_pct"] <= figures["critical_level_pct"], cascade_id
             assert frozenset(followers) in self.story.epochs[master], (cascade_id, followers)
             assert {said["s"] for said in followers.values()} <= set(ENDED), followers
             assert json.loads(one["summary"])["followers"] == len(followers)

@@ -92,6 +92,15 @@ class House(CutoffDesk):
                 self.print_quotes()
             self.full_step()
 
+    def ticks_in_time(self, count: int) -> None:
+        """So many ticks, and another for each in which a machine with much to do did not hear the server in time."""
+        for _ in range(10):
+            self.print_quotes()
+            count -= not (self.full_step().skipped or "").startswith("store_unavailable")
+            if not count:
+                return
+        raise AssertionError("the server does not answer")
+
     # ---- who is what
 
     def stands(self) -> dict[str, tuple[object, set[str], object]]:

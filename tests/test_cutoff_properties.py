@@ -27,6 +27,7 @@ from tests.trading import decoded
 #: Of doubles, in percentage points of a level: nearer to a threshold than this, and not at it, nobody can tell.
 NOISE = Fraction(1, 10**7)
 HALF_A_CENT = Fraction(1, 200)
+_STEP = Decimal("0.01")
 MODES = ("largest_loss", "largest_margin", "smallest_partial", "flatten")
 TYPES = ("live", "demo", "strategy_provider", "copy_follower")
 
@@ -397,6 +398,8 @@ class World:
             assert not any(order["order_status"] == "PENDING" for order in map(self._raw(account), left))
         if has_changed and self.story.mode == "largest_loss":
             self._check_that_it_is_the_shortest_prefix(seen, left)
+        if self.story.mode == "smallest_partial":
+            self._check_that_no_step_less_would_do(seen, left)
 
     def _raw(self, account: str) -> Any:
         return lambda order_id: self.order(account, order_id)
@@ -414,6 +417,18 @@ class World:
         assert any(one and 100 * (seen.equity - rounding) / one <= seen.critical + NOISE for one in used), (
             "fewer would have been enough"
         )
+
+    def _check_that_no_step_less_would_do(self, seen: Seen, left: Mapping[str, Decimal]) -> None:
+        """With a step more of what was closed in part, the account would still be critical."""
+        for order_id, lots in left.items():
+            if seen.lots[order_id] - lots <= _STEP:
+                continue
+            event("closed in part")
+            held = {**left, order_id: lots + _STEP}
+            orders = [{**seen.orders[i], "order_quantity": str(lots)} for i, lots in held.items() if i in seen.pnls]
+            used = twin.value(seen.config, orders, self.market()).used
+            rounding = HALF_A_CENT * len(seen.pnls)
+            assert 100 * (seen.equity - rounding) / used <= seen.critical + NOISE, f"{order_id}: less would have done"
 
     def check_the_end(self) -> None:
         """What was closed and what is left adds up; all that was booked is in the balance; who was to be is warned."""
@@ -496,7 +511,7 @@ def told(*at: str | tuple[str, int], mode: str = "largest_loss") -> Story:
     """One account with a hedge and a loser, whose level goes where it is told to."""
     nudges = [Nudge(*(one if isinstance(one, tuple) else (one, 0))) for one in at]
     holding = Holding("EURUSD", is_buy=True, lots=100, away=0, fees=("0", "0"), waits=False)
-    others = [replace(holding, is_buy=False, lots=20), replace(holding, symbol="USDJPY", lots=30, away=2)]
+    others = [replace(holding, is_buy=False, lots=20), replace(holding, symbol="XAUUSD", lots=30, away=2)]
     holder = Holder("live", "100", None, [holding, *others])
     steps = [Step(dict.fromkeys(SYMBOLS, 0), [nudge], None) for nudge in nudges]
     return Story(mode, "max", "ask", "current", 0, costs=False, holders=[holder], steps=steps)
@@ -504,7 +519,7 @@ def told(*at: str | tuple[str, int], mode: str = "largest_loss") -> Story:
 
 #: Through every threshold: a warning ends above the recovery, and the next one begins at the warning again.
 LADDER: tuple[str | tuple[str, int], ...] = (
-    *("healthy", ("warning", 1), "warning", "recovery", ("recovery", 1), ("warning", 1), ("warning", -1)),
+    *("healthy", ("warning", 1), "warning", "recovery", "warning", ("recovery", 1), ("warning", 1), ("warning", -1)),
     *(("critical", 1), "healthy", ("critical", 1), ("critical", -1)),
 )
 
@@ -514,6 +529,7 @@ LADDER: tuple[str | tuple[str, int], ...] = (
 @example(told(*LADDER))
 @example(told(*LADDER, "critical", "critical", mode="flatten"))
 @example(told("healthy", "critical", "critical", "critical"))
+@example(told("healthy", ("critical", -5_000), "critical", ("critical", -2_000), mode="smallest_partial"))
 def test_who_is_critical_is_closed_and_nobody_else(bundled_server: Any, story: Story) -> None:
     run(bundled_server, story)
 

@@ -261,7 +261,9 @@ class Autocutoff:
         closed before it is stored that his cascade is to begin: flat, he would not be found again.
         """
         masters = [plan for plan in plans if plan.account.type is AccountType.MASTER]
-        new = [plan for plan in masters if plan.event_id not in self._cascaded and plan.event_id not in self._owed]
+        # Who is half flat already may be well by now; his cascade was begun, or owed, before his first close.
+        begun = {plan.event_id for plan in masters if self._liquidator.has_begun(plan.row)}
+        new = [plan for plan in masters if plan.event_id not in {*self._cascaded, *self._owed, *begun}]
         confirmed = self._liquidator.confirmed(new)
         self._store([self._alerts.owing(plan.account) for plan in confirmed])
         for plan in confirmed:
@@ -284,7 +286,7 @@ class Autocutoff:
                 self._cascaded.add(event_id)
         crash.reach("cutoff.cascaded")
         self._store(steps)
-        stored = {*self._cascaded, *self._owed}
+        stored = {*self._cascaded, *self._owed, *begun}
         return [plan for plan in plans if plan not in masters or plan.event_id in stored]
 
     def _store(self, steps: Sequence[EpisodeStep]) -> None:

@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 _LOGGED_ACCOUNTS_A_TICK = 20
 _FAULT = "internal_error"
 _TOLD_EVERY_TICKS = 50
+_RESTLESS_TICKS = 2
 _REREAD_WITHIN_S = 59.0  # each account, whatever was reported: within a minute, a late tick included
 
 
@@ -104,6 +105,7 @@ class Engine:
         self._states, self._unknown = count_states(book, self._valuer.figures), dict[str, int]()
         self._census = Census(book)
         self._by_type = self._census.count(self._valuer.figures)
+        self._restless: RowNumbers = np.zeros(0, np.int32)  # by account: for how many ticks
         self._hindered = ""  # by what autocutoff failed last
         self._unjudged: RowNumbers = np.zeros(0, np.int32)  # valued, and not yet looked at by autocutoff
         self._read_s = -math.inf
@@ -181,17 +183,19 @@ class Engine:
         now_ms = _now_ms()  # after the read: a quote's age counts to the moment it is valued at
         rows = self._valuer.value(now_ms, self._hours.open_by_type(now_ms))
         wrong = self._verify(self._mirror.sample)
-        self._valuer.withhold(self._mirror.restless, RowCode.ACCOUNT_CHANGING)
-        doubtful = np.concatenate([wrong, self._mirror.restless])
+        restless, lasting = self._mirror.restless, self._restless_for_long()
+        self._valuer.withhold(np.setdiff1d(restless, lasting).astype(np.int32), RowCode.ACCOUNT_CHANGING)
+        doubtful = np.concatenate([wrong, restless])
         rows = np.union1d(rows, doubtful) if len(doubtful) else rows
+        valued = time.perf_counter()
+        cutoff = self._act(rows, now_ms)
+        acted = time.perf_counter()
+        self._valuer.withhold(lasting, RowCode.ACCOUNT_CHANGING)
         figures = self._valuer.figures
         if len(rows):  # else everything stands as it was counted before
             self._log_unknown(figures)
             self._states, self._unknown = count_states(self.book, figures), self._count_unknown(figures)
             self._by_type = self._census.count(figures)
-        valued = time.perf_counter()
-        cutoff = self._act(rows, now_ms)
-        acted = time.perf_counter()
         accounts, unknown = len(self.book.account_ids), self._states[LadderState.STATE_UNKNOWN]
         record = {"tick": self._number, "accounts": accounts, "unknown": unknown}
         if self._mirror.read_everything:
@@ -220,6 +224,18 @@ class Engine:
             inconsistent=self._inconsistent,
             cutoff=cutoff,
         )
+
+    def _restless_for_long(self) -> RowNumbers:
+        """Accounts that have not come to rest for some ticks.
+
+        What is known of them may be half a change, and is not published. But nobody may escape by changing all the
+        time: autocutoff looks at them, and closes only what it reads of them in one call.
+        """
+        ticks = np.zeros(len(self.book.accounts), np.int32)
+        ticks[: len(self._restless)] = self._restless
+        self._restless = np.zeros(len(ticks), np.int32)
+        self._restless[self._mirror.restless] = ticks[self._mirror.restless] + 1
+        return np.flatnonzero(self._restless > _RESTLESS_TICKS).astype(np.int32)
 
     def _act(self, rows: RowNumbers, now_ms: int) -> CutoffReport | None:
         """Close first of all writes; if that fails, portfolios are written all the same, and it is tried again."""
