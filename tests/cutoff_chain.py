@@ -308,7 +308,6 @@ def _fill(desk: CopyDesk, mid: Decimal) -> None:
     raise AssertionError("it did not end")
 
 
-
 # ---- a story
 
 
@@ -444,8 +443,7 @@ class Story:
             time.sleep(self.dice.uniform(0.0, 0.3))
             os.kill(self.standby, signal.SIGKILL)
             self.standby = None
-        elif point and not self.has_file and self.dice.random() < 0.2:
-            self.standby = self._start("")
+        has_standby = point and not self.has_file and self.dice.random() < 0.2
         due_s, how = float("inf"), point
         quiet = Quiet(self, pid, is_final=not point)
         deadline_s = time.monotonic() + LIMIT_S
@@ -455,6 +453,8 @@ class Story:
             if is_acting and self.later is not None:
                 self._price(self.later)
                 self.later = None
+            if is_acting and has_standby:
+                self.standby, has_standby = self._start(""), False
             if is_acting and is_moment and due_s == float("inf"):
                 due_s = time.monotonic() + self.dice.uniform(0.0, 0.06)
             self._turn(is_final=not point)
@@ -657,7 +657,6 @@ def forgotten(story: Story) -> dict[str, str]:
     return found
 
 
-
 # ---- what must be true of it
 
 
@@ -683,7 +682,8 @@ class Judge:
         assert_books(self.desk)
         log = self.story.logs.read_text()
         assert "Traceback" not in log, log[-6_000:]
-        assert all('"brake_on"' in line for line in log.splitlines() if '"level": "critical"' in line), log[-6_000:]
+        alarms = [line for line in log.splitlines() if '"level": "critical"' in line]
+        assert all("brake_on" in line or "lease_lost" in line for line in alarms), alarms  # on a machine that stalls
         for stream in ("copyrisk:dead_letters", "copyrisk:breaks"):
             assert self.desk.entries(stream) == []
         self.counts["accounts"] += len(self.story.holders)
@@ -717,8 +717,9 @@ class Judge:
                 assert said["type"].startswith(("report_", "follow")), where
             self._apply(holder, said, order, net, where)
             self._look(account, holder)
-        holder.balance += sum((amount for _, amount in due), Decimal(0))
-        self._look(account, holder)
+        for _, amount in due:
+            holder.balance += amount
+            self._look(account, holder)
         now = read_holder(self.client, account)
         assert now == holder, f"{account}: {now} is not {holder}"
         assert not (story.mode == "flatten" and self.own[account] and now.positions), f"{account} is left with {now}"

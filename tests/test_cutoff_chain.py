@@ -30,9 +30,13 @@ def die_at(desk: CutoffDesk, patch: pytest.MonkeyPatch, point: str, times: int =
     with patch.context() as patched:
         patched.setattr(crash, "reach", reach)
         with pytest.raises(Died):
-            for _ in range(20):
-                desk.full_step()
+            _ticks(desk, 20)
     desk.drop_daemon()
+
+
+def _ticks(desk: CutoffDesk, count: int) -> None:
+    for _ in range(count):
+        desk.full_step()
 
 
 @pytest.fixture
@@ -144,7 +148,6 @@ def test_flatten_that_had_begun_goes_on_after_a_restart(
     assert_books(desk)
 
 
-@pytest.mark.xfail(strict=True, reason="t1-9: his cascade is over, and he is not critical any more")
 def test_a_master_who_is_half_flat_is_flattened_by_the_daemon_after_the_next(
     bundled_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

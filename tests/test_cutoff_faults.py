@@ -539,7 +539,6 @@ def test_an_account_that_is_written_again_key_by_key_closes_nobody(house: House,
     house.assert_untouched()
 
 
-@pytest.mark.xfail(strict=True, reason="t2-18: account_changing, for ever")
 def test_an_account_that_never_comes_to_rest_is_closed_all_the_same(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

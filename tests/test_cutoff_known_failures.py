@@ -380,7 +380,7 @@ def test_kf11_with_the_provider_a_close_is_asked_for_once_and_no_other_in_its_st
     (request,) = provider.requests()
     assert (request["action"], request["order_quantity"]) == ("close", "1")
     began_s = time.monotonic()
-    while silent and time.monotonic() - began_s < 1.2:  # what is remembered of an order counts for a second, then it is asked
+    while silent and time.monotonic() - began_s < 1.2:  # after a second an order is asked again
         assert provider.step().closes == 0
     provider.drop_daemon()  # nor does another process ask again
     assert [report.closes for report in provider.steps(3)] == [0, 0, 0]

@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_shown_and_can_be_taken_away(run: Run, desk: Desk
     desk.client.hset(KILLS, scope.encode("latin-1"), b"\xff{")
     code, said = run("kill", "--list")
     shown = said.partition("  ")[0]
-    assert code == 0 and "it cannot be read, so it halts and closes nothing" in said
+    assert code == 0 and f"cannot be read: {'it' if ':' in scope else 'EVERYBODY'} is halted, nothing is closed" in said
     assert run("revive", shown) == (0, f"{shown} trades again\n")
     assert not desk.client.exists(KILLS)
 

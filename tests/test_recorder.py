@@ -190,7 +190,7 @@ def test_an_account_is_not_filled_while_something_of_it_is_on_its_way(
 
 
 def _account(text: str) -> Any:
-    from copyrisk.keys import parse_account
+    from copyrisk.identifiers import parse_account
 
     return parse_account(text)
 

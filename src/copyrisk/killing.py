@@ -21,6 +21,7 @@ from copyrisk.gateway.messages import printable
 from copyrisk.identifiers import Account
 from copyrisk.kills import (
     REASON_CHARS,
+    TRADING_HALTED,
     Kill,
     KillPolicy,
     Scope,
@@ -270,7 +271,8 @@ def _said(hits: Hits | None) -> Any:
 
 def _words(kill: Kill) -> str:
     if not kill.is_readable:
-        return "cannot be read: EVERYBODY is halted, nothing is closed"
+        whom = "it" if kill.code == TRADING_HALTED else "EVERYBODY"
+        return f"cannot be read: {whom} is halted, nothing is closed"
     since = datetime.fromtimestamp(kill.ts_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return f"policy {kill.policy}, since {since}, by {kill.by or '-'}" + (f": {kill.reason}" if kill.reason else "")
 

@@ -84,7 +84,8 @@ class Acts:
 
     def line(self, report: TickReport) -> str:
         """All of it, and what is going on now."""
-        found = f"{self._warned} warned  {self._closes} closed  {self._cancels} taken back  {self._cascades} cascades"
+        found = f"{self._warned} clients warned  {self._closes} orders closed  {self._cancels} taken back"
+        found += f"  {self._cascades} cascades"
         now = report.cutoff
         if now is None:
             return found
