@@ -6,9 +6,10 @@
 | 2 | who is worse off than judged so far, and may that be believed (`brake`) | |
 | 3 | edges of the ladder become episodes and notices, in one act | the trail |
 | 4 | critical accounts are planned, and closed while there is time | the trail, then the episode |
-| 5 | a critical master's cascade begins; those that run go on | the episode, then the frozen list |
+| 5 | a critical master's cascade begins before he is closed; those that run go on | the episode, then the frozen list |
+| 6 | negative balances, kills with policy `close` | the trail |
 
-Steps 4 and 5 follow from what accounts are, not from edges: what a crash left undone is found again in the next tick.
+Steps 4 to 6 follow from what accounts are, not from edges: what a crash left undone is found again in the next tick.
 """
 
 import contextlib
@@ -175,9 +176,9 @@ class Autocutoff:
             crash.reach("cutoff.stored")
         self._end(judged, edges)
         plans, delays = self._liquidate(evidence, critical, tick, now_ms)
-        plans += self._halts.step(evidence, self._options.close_budget_ms / 1e3, now_ms)
         progress = self._cascader.step(self._options.cascade_budget_ms / 1e3)
         protected = self._protector.step(figures, now_ms) if self._protector else 0
+        plans += self._halts.step(evidence, self._options.close_budget_ms / 1e3, now_ms)
         done = [outcome for plan in plans for outcome in plan.changes]
         cancels = sum(outcome.before is not None and not outcome.before.opened for outcome in done)
         return CutoffReport(
