@@ -319,16 +319,38 @@ class Told:
     kills: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
 
+    def add(self, other: "Told") -> None:
+        self.stories += other.stories
+        self.kills += other.kills
+        self.counts += other.counts
+
     def __str__(self) -> str:
         kills = dict(sorted(self.kills.items()))
         return f"{self.stories} runs, {self.kills.total()} kills: {kills}, {dict(self.counts)}"
 
 
+#: Where a daemon can be made to die while it liquidates, cascades, or writes of it.
+POINTS = (
+    *("cutoff.said", "cutoff.stored", "cutoff.planned", "cutoff.owing", "cutoff.cascaded", "liquidation.closed"),
+    *("cascade.recorded", "cascade.begun", "cascade.noted", "cascade.closed", "cascade.ending", "cascade.ended"),
+    *("worker.decided", "worker.changed", "worker.delivered", "trail.stored", "trail.filed", "trail.written"),
+    *("protection.noted", "protection.changed", "protection.delivered"),
+)
+MOMENT = "moment"
+_KINDS = (*POINTS, MOMENT, SENT)
 #: How far below or above its critical level an account is put, in percent of its margin, and how often.
 FATES = {"deep": (-30, 5, 15), "critical": (5, 10, 20), "at": (10, 10, 10), "cent": (10, 10, 5), "near": (10, 15, 15)}
 FATES |= {"warned": (11, 50, 10), "well": (60, 400, 25)}
 MODES = ("largest_loss", "largest_loss", "largest_margin", "smallest_partial", "flatten")
 LIMIT_S = 20.0
+
+
+def points_of(seed: int) -> list[str]:
+    """Where the daemons of a story die, one after the other: each kind in turn, then by lot."""
+    dice = random.Random(seed)
+    kinds = [_KINDS[seed % len(_KINDS)], *dice.choices(_KINDS, k=dice.choice([0, 0, 1, 2]))]
+    passings = {MOMENT: [1], SENT: range(1, 81)}
+    return [f"{kind}:{dice.choice(passings.get(kind, [1, 1, 1, 2, 3]))}" for kind in kinds]
 
 
 class Story:
@@ -437,7 +459,7 @@ class Story:
         """A daemon, until it dies: at its point, at a moment, or when it has nothing to do; without one, at the end."""
         if self.quotes and self.dice.random() < 0.8:
             self.client.hset(LEASE, "ends_ms", 0)  # else what the dead one has must end by itself
-        is_moment = point == "moment"
+        is_moment = point.startswith(MOMENT)
         pid = self._start("" if is_moment else point)
         if self.standby is not None:  # it may have taken over meanwhile
             time.sleep(self.dice.uniform(0.0, 0.3))

@@ -107,6 +107,11 @@ class House(CutoffDesk):
         """What every account has."""
         return {name: (self.balance(name), self.index(name), self.open_lots(name)) for name in self.accounts()}
 
+    def open_lots(self, account: str) -> Decimal:
+        """An order that is closed while it is asked for has none."""
+        orders = [self.order(account, order_id) for order_id in self.index(account)]
+        return sum((Decimal(order.get("order_quantity", "0")) for order in orders), Decimal(0))
+
     def spare(self) -> str:
         """Another account that is healthy by far, for now."""
         self._spare += 1

@@ -1,17 +1,33 @@
 """Daemons that die in the middle of a liquidation or a cascade: nothing forgotten, nothing closed twice or too much."""
 
 import json
+import os
+import re
+import signal
 import time
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import copyrisk
 from copyrisk import crash
+from tests.chain import Chain
 from tests.copying_desk import MASTER, Died
-from tests.cutoff_desk import CutoffDesk
+from tests.cutoff_chain import POINTS, Story, Told, build_house, nursery, points_of
+from tests.cutoff_desk import LEASE, CutoffDesk
+from tests.test_replication_chain import ENVIRON, Copiers, Keys, assert_all_well, assert_announced, start
 from tests.trading import assert_books
 
 FOLLOWER, LATE = "copy_follower:F", "copy_follower:LATE"
+#: Houses in which daemons are killed, and rounds of the whole chain; the goal is 1,000 houses.
+RUNS, SEED = (int(os.environ.get(f"COPYRISK_TEST_{name}", usual)) for name, usual in (("RUNS", 40), ("SEED", 1)))
+HOUSES_OF_ONE_PLAN = 20
+MODULES = (
+    *("autocutoff", "liquidation", "cascading", "dispatch", "protecting", "halting", "audit_files", "plans", "alerts"),
+    *("store/trail", "store/trail_stream", "store/episodes", "store/cascades", "store/protection"),
+)
 
 
 # ---- single deaths, in this process
@@ -219,3 +235,112 @@ def test_a_master_who_recovered_and_is_critical_again_is_cascaded_again(
     desk.until_quiet()
     desk.steps()
     assert desk.is_flat(MASTER) and desk.is_flat(FOLLOWER)
+
+
+# ---- many deaths of processes
+
+
+def test_every_point_is_tested() -> None:
+    folder = Path(copyrisk.__file__).parent
+    texts = [(folder / f"{module}.py").read_text() for module in MODULES]
+    found = [name for text in texts for name in re.findall(r"crash\.reach\(\s*f?\"([^\"]+)\"", text)]
+    assert sorted(found) == sorted(POINTS)
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("flow", ["rock", "barclays"])
+def test_killed_anywhere(bundled_server: Any, tmp_path: Path, flow: str) -> None:
+    """In each house up to three daemons die by SIGKILL: at a point, at a moment, or while they wait for a reply."""
+    began_s, told = time.monotonic(), Told()
+    with nursery() as nurse:
+        for place in range(max(1, RUNS // 2)):
+            seed = SEED * 1_000_000 + place
+            if not place % HOUSES_OF_ONE_PLAN:
+                house = build_house(bundled_server, flow, seed)
+            folder = tmp_path / str(seed)
+            folder.mkdir()
+            told.add(Story(bundled_server, nurse, folder, house, seed, points_of(seed)).run())
+    print(f"{flow}: {told}, {time.monotonic() - began_s:.0f} s")
+    assert told.kills.total() >= told.stories
+    assert told.counts["closes"] > 10 * told.stories and told.counts["cascade_closes"] > 2 * told.stories
+
+
+# ---- the whole chain
+
+
+CHAIN_POINTS = (
+    *("liquidation.closed", "worker.changed:3", "cascade.noted:2", "worker.delivered:2", "cascade.closed"),
+    *("cutoff.owing:20", "cascade.begun", "cascade.ending", "worker.decided:3", "trail.stored:2", "cutoff.stored"),
+)
+
+
+def give(copiers: Copiers, account: str, balance: str) -> None:
+    """Let an account, to which nothing is being booked, have so much."""
+    key = f"user:{{{account}}}:config"
+    before = Decimal(copiers.client.hget(key, "wallet_balance").decode())
+    copiers.client.hset(key, "wallet_balance", balance)
+    copiers.balances[account] += Decimal(balance) - before
+
+
+def held(copiers: Copiers) -> set[str]:
+    """Accounts that hold anything."""
+    return {account for account, _ in Keys(copiers.client).holdings}
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("flow", ["rock", "barclays"])
+def test_killed_in_the_whole_chain(bundled_server: Any, tmp_path: Path, flow: str) -> None:
+    """Workers, the engine of copies, the gateway and the provider go on while daemons die, at a point in each round.
+
+    Of two masters one is ruined, and two followers of the other: who is not ruined and does not copy him, keeps all.
+    """
+    points = CHAIN_POINTS[: min(len(CHAIN_POINTS), max(2, RUNS // 20))]
+    environ = {**ENVIRON, "TICK_PERIOD_MS": 50, "CUTOFF_BRAKE_MIN_ACCOUNTS": 1_000}
+    with Chain(bundled_server, tmp_path, environ=environ) as chain:
+        copiers = Copiers(chain, flow, followers=10)
+        start(chain, flow)
+        deaths = 0
+        for point in points:
+            deaths += one_round(chain, copiers, point)
+        assert deaths > len(points) // 2
+        assert assert_all_well(copiers)["copied"] == 40 * len(points)
+        assert_announced(copiers)
+        closed = [one.decode() for one in chain.client.zrange("copyrisk:{cutoff}:cascades_done", 0, -1)]
+        assert len(closed) == len(points) and not chain.client.exists("copyrisk:{cutoff}:cascades")
+
+
+def one_round(chain: Chain, copiers: Copiers, point: str) -> int:
+    """Both masters order twice, one is ruined, the daemon dies and comes again; how often it died."""
+    for account in copiers.balances:
+        give(copiers, account, "100000")
+    chain.until(lambda: not copiers.is_under_way(), 20)
+    orders = [copiers.order(f"M{number}", "0.5") for number in (0, 0, 1, 1)]
+    chain.until(lambda: all(copiers.state(order_id) == "open" for order_id in orders), 20)
+    copiers.settle()
+    assert len(held(copiers)) == 22
+    daemon = chain.processes["daemon"]
+    daemon.kill()
+    chain.client.hset(LEASE, "ends_ms", 0)
+    daemon.start(point)
+    ruined = ["strategy_provider:M0", "copy_follower:1-0", "copy_follower:1-1"]
+    for account in ruined:
+        give(copiers, account, "1.00")
+    gone = {*ruined, *(f"copy_follower:0-{place}" for place in range(copiers.followers))}
+    chain.until(lambda: not daemon.is_alive or not (held(copiers) & gone), 30)
+    died = not daemon.is_alive
+    if died:
+        assert daemon.popen is not None and daemon.popen.returncode == -signal.SIGKILL, daemon.log.read_text()[-3_000:]
+        chain.client.hset(LEASE, "ends_ms", 0)
+        daemon.start()
+    is_over = lambda: not (held(copiers) & gone) and not chain.client.exists("copyrisk:{cutoff}:cascades")  # noqa: E731
+    chain.until(is_over, 30)
+    copiers.settle()
+    left = {"strategy_provider:M1", *(f"copy_follower:1-{place}" for place in range(2, copiers.followers))}
+    assert held(copiers) == left
+    for order_id in orders[2:]:
+        copiers.tell(order_id)
+    chain.until(lambda: not held(copiers), 20)
+    copiers.settle()
+    return died

@@ -559,6 +559,39 @@ def test_an_account_that_never_comes_to_rest_is_closed_all_the_same(
     house.assert_untouched()
 
 
+def test_a_healthy_account_that_never_comes_to_rest_is_left_alone(house: House) -> None:
+    """Its winner is closed and opened again without end, in one act each time; what is read may be of no moment."""
+    house.position("demo:winner", "L")
+    house.tick(2)
+    house.healthy = {name: said for name, said in house.stands().items() if name in house.healthy}
+    winner, ends = house.client.hgetall("user_holdings:{demo:winner}:W"), threading.Event()
+
+    def trade() -> None:
+        with house.server.client() as client:
+            for turn in itertools.count():
+                pipe = client.pipeline(transaction=True)
+                if turn % 2:
+                    pipe.hset("user_holdings:{demo:winner}:W", mapping=winner)
+                    pipe.sadd("user_orders_index:{demo:winner}", "W")
+                else:
+                    pipe.srem("user_orders_index:{demo:winner}", "W")
+                    pipe.delete("user_holdings:{demo:winner}:W")
+                pipe.hset("user:{demo:winner}:config", "wallet_balance", "20" if turn % 2 else "10020")
+                pipe.execute()
+                if ends.is_set() and turn % 2:
+                    return
+
+    trader = threading.Thread(target=trade)
+    trader.start()
+    try:
+        house.tick(25)
+    finally:
+        ends.set()
+        trader.join()
+    house.assert_untouched()
+    house.assert_sees()
+
+
 def test_an_account_that_changes_in_every_tick_is_closed_all_the_same(house: House) -> None:
     victim = house.spare()
     house.tick()

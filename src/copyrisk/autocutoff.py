@@ -242,9 +242,12 @@ class Autocutoff:
         if not plans:
             self._begin_cascades(evidence, [])
             return [], []
-        self._chronicle.before(evidence, plans, AuditKind.LIQUIDATION, "level_at_or_below_critical", now_ms)
-        crash.reach("cutoff.planned")
-        tried = self._liquidator.carry_out(self._begin_cascades(evidence, plans), self._options.close_budget_ms / 1e3)
+
+        def before(portion: Sequence[Plan]) -> None:
+            self._chronicle.before(evidence, portion, AuditKind.LIQUIDATION, "level_at_or_below_critical", now_ms)
+
+        ready = self._begin_cascades(evidence, plans)
+        tried = self._liquidator.carry_out(ready, self._options.close_budget_ms / 1e3, before)
         delays = []
         for plan in tried:
             if plan.was_not_critical and not self._liquidator.has_begun(plan.row):

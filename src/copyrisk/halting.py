@@ -7,6 +7,7 @@ a cascade. What cannot be closed now is found again in a later tick, for as long
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import structlog
@@ -73,8 +74,11 @@ class Halts:
         plans = self._plans(rows)
         if not plans:
             return []
-        self._chronicle.before(evidence, plans, AuditKind.KILL, "kill_switch", now_ms)
-        tried = self._liquidator.carry_out(plans, budget_s)
+
+        def before(portion: Sequence[Plan]) -> None:
+            self._chronicle.before(evidence, portion, AuditKind.KILL, "kill_switch", now_ms)
+
+        tried = self._liquidator.carry_out(plans, budget_s, before)
         self._chronicle.after(evidence, tried, AuditKind.KILL)
         return tried
 

@@ -115,8 +115,15 @@ class Liquidator:
                 break
         return found
 
-    def carry_out(self, plans: Sequence[Plan], budget_s: float) -> list[Plan]:
+    def carry_out(
+        self, plans: Sequence[Plan], budget_s: float, before: Callable[[Sequence[Plan]], object]
+    ) -> list[Plan]:
         """Take the steps of plans, portion after portion, until the time is over; returns those that were taken.
+
+        Parameters
+        ----------
+        before : callable
+            Is told of each portion before anything of it is done.
 
         Raises
         ------
@@ -124,7 +131,7 @@ class Liquidator:
             Some may have been taken; the next plan is made on what is there then.
         """
         until_s, later = time.monotonic() + budget_s, list[Waiting]()
-        tried = self._carry_out(plans, until_s, later)
+        tried = self._carry_out(plans, until_s, before, later)
         self._dispatcher.bring_about(later)
         return tried
 
@@ -132,10 +139,18 @@ class Liquidator:
         """Bring about what changes of whatever account have left behind; raises as `carry_out`."""
         self._dispatcher.sweep([self._book.account_at(row) for row in self._book.account_rows().tolist()])
 
-    def _carry_out(self, plans: Sequence[Plan], until_s: float, later: list[Waiting]) -> list[Plan]:
+    def _carry_out(
+        self,
+        plans: Sequence[Plan],
+        until_s: float,
+        before: Callable[[Sequence[Plan]], object],
+        later: list[Waiting],
+    ) -> list[Plan]:
         """All closes are stored before what follows from any of them in other slots is brought about."""
         for start in range(0, len(plans), AT_ONCE):
             portion = plans[start : start + AT_ONCE]
+            before(portion)
+            crash.reach("cutoff.planned")
             self._take(portion, until_s, later)
             crash.reach("liquidation.closed")
             for plan in portion:
