@@ -68,4 +68,4 @@ class CutoffOptions:
     brake_min_accounts: int = 10
     quote_jump_pct: float = 10.0
     close_budget_ms: int = 400
-    cascade_budget_ms: int = 150
+    cascade_budget_ms: int = 300
