@@ -171,25 +171,24 @@ class Holder:
     critical: Decimal = Decimal(10)
     positions: dict[str, Lots] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
-    closing: set[str] = field(default_factory=set)
+    closing: dict[str, Decimal] = field(default_factory=dict)  # lots that are with the provider to be closed
 
     def copy(self) -> "Holder":
         lots = {name: Lots(**vars(one)) for name, one in self.positions.items()}
-        return Holder(self.balance, self.warning, self.critical, lots, set(self.pending), set(self.closing))
+        return Holder(self.balance, self.warning, self.critical, lots, set(self.pending), dict(self.closing))
 
     def equity(self, mid: Decimal) -> Decimal:
         return self.balance + sum((one.profit(mid) for one in self.positions.values()), Decimal(0))
 
-    def used(self, mid: Decimal, *, without: Sequence[str] = ()) -> Decimal:
+    def used(self, mid: Decimal, *, counts_closing: bool = True) -> Decimal:
         sides = {True: Decimal(0), False: Decimal(0)}
         for name, one in self.positions.items():
-            if name not in without:
-                sides[one.is_buy] += one.lots
+            sides[one.is_buy] += one.lots - (0 if counts_closing else self.closing.get(name, 0))
         return max(sides.values()) * mid * CONTRACT / LEVERAGE
 
     def is_at(self, level: Decimal, mid: Decimal, *, counts_closing: bool = True) -> bool:
         """Whether its margin level is so low; what is being closed counts as open, or as gone."""
-        used = self.used(mid, without=() if counts_closing else sorted(self.closing))
+        used = self.used(mid, counts_closing=counts_closing)
         return used > 0 and self.equity(mid) * 100 <= level * used
 
     def is_critical(self, mid: Decimal, *, counts_closing: bool = True) -> bool:
@@ -216,7 +215,7 @@ def read_holder(client: Any, account: str) -> Holder:
         copied = order.get("master_order_id", "")
         holder.positions[order_id] = Lots(order["order_type"] == "BUY", lots, price, copied)
         if record and json.loads(record)["state"] == "closing":
-            holder.closing.add(order_id)
+            holder.closing[order_id] = lots
     return holder
 
 
@@ -692,6 +691,11 @@ class Judge:
         self.own: dict[str, set[str]] = defaultdict(set)  # events for which accounts were closed
         self.low: set[str] = set()  # accounts that were at their warning level, maybe
         self.counts = story.told.counts
+        self.asked: dict[tuple[str, str], list[Decimal]] = defaultdict(list)  # lots of the closes that were sent
+        for request in {one["request_id"]: one for one in self.desk.requests()}.values():  # in their first order
+            if request["action"] == "close":
+                account = f"{request['user_type']}:{request['user_id']}"
+                self.asked[account, request["order_id"]].append(Decimal(request["order_quantity"]))
 
     def judge(self) -> None:
         for account, holder in self.story.holders.items():
@@ -817,10 +821,13 @@ class Judge:
             assert booked == expected, f"{where} booked {booked}, not {expected}"
             holder.balance += booked
             assert Decimal(said["balance"]) == holder.balance, where
+        if said["change"] == "close_sent":
+            holder.closing[order_id] = self.asked[f"{said['user_type']}:{said['user_id']}", order_id].pop(0)
+        elif said["change"] == "close_part_reported":
+            holder.closing[order_id] -= one.lots - left
+        else:
+            holder.closing.pop(order_id, None)
         one.lots = left
-        holder.closing.discard(order_id)
-        if said["change"] in ("close_sent", "close_part_reported"):
-            holder.closing.add(order_id)
         if not left:
             del holder.positions[order_id]
 
