@@ -633,8 +633,9 @@ class Quiet:
         self.why: Any = "it does not act"
 
     def is_acting(self) -> bool:
-        owner = self._story.client.hget(LEASE, "owner") or b""
-        return f"-{self._pid}-" in owner.decode()
+        """Whether it has the lease, or who stands by: it may have stood still for a while."""
+        owner = (self._story.client.hget(LEASE, "owner") or b"").decode()
+        return any(f"-{pid}-" in owner for pid in (self._pid, self._story.standby))
 
     def is_so(self) -> bool:
         if not self.is_acting():

@@ -568,6 +568,8 @@ def taken_profits(copiers: Copiers) -> Counter[str]:
 
 def says_nothing(key: str) -> bool:
     """Keys that are not about orders and accounts, or may say the same twice."""
+    if key.startswith(("copyrisk:{replicator}", "copyrisk:{cutoff}", "copyrisk:{audit}")):
+        return True
     return not key.startswith(("user", "order_", "symbol_holders", "copyrisk:{", "copyrisk:copies", "copyrisk:waiting"))
 
 

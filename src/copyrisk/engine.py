@@ -22,7 +22,7 @@ from copyrisk.autocutoff import Autocutoff
 from copyrisk.book import Book, RowNumbers
 from copyrisk.census import Census
 from copyrisk.cutoff_report import CutoffReport
-from copyrisk.errors import StoreError, is_known, reason_name
+from copyrisk.errors import StoreError, StoreUnavailable, is_known, reason_name
 from copyrisk.hours import MarketHours
 from copyrisk.layout import Rows
 from copyrisk.risk import Valuer, are_known, count_states, reasons
@@ -246,7 +246,8 @@ class Engine:
             report = self._autocutoff.step(self._unjudged, self._number, now_ms)
         except StoreError as failure:
             if failure.code != self._hindered:  # else every tick would say it
-                log.critical("cutoff_hindered", tick=self._number, code=failure.code, reason=str(failure))
+                tell = log.error if isinstance(failure, StoreUnavailable) else log.critical  # the server will be back
+                tell("cutoff_hindered", tick=self._number, code=failure.code, reason=str(failure))
             self._hindered = failure.code
             return CutoffReport(failure=failure.code)
         except Exception as fault:  # a fault of ours must not keep every portfolio from being written

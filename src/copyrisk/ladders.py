@@ -42,10 +42,14 @@ class Ladders:
         return new
 
     def worsened(self, figures: Rows, rows: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
-        """Which of some accounts stand worse now than they were judged so far, and which of them turned unknown."""
+        """Which of some accounts stand worse now than they were judged so far, and which of them turned unknown.
+
+        One that is being changed while it is read, by a copy for example, is unknown for a moment: no sign of trouble.
+        """
         states, before = figures["state"][rows], self.rows[rows]
         is_worse = (figures["code"][rows] == RowCode.OK) & (states >= LadderState.WARNING) & (states > before["rung"])
         is_lost = (states == LadderState.STATE_UNKNOWN) & (before["state"] != LadderState.STATE_UNKNOWN)
+        is_lost &= figures["code"][rows] != RowCode.ACCOUNT_CHANGING
         return rows[is_worse], rows[is_lost]
 
     def step(self, figures: Rows, rows: RowNumbers) -> npt.NDArray[np.uint8]:
