@@ -4,6 +4,7 @@ A story is one house: accounts with positions, quotes, a daemon that dies at a p
 and daemons until all is quiet. `tests/test_cutoff_chain.py` tells many of them. Keys are spelled out by hand.
 """
 
+import faulthandler
 import gc
 import json
 import os
@@ -32,7 +33,7 @@ POINT = Decimal("0.00001")
 CASCADES, CASCADES_DONE = "copyrisk:{cutoff}:cascades", "copyrisk:{cutoff}:cascades_done"
 #: Dies when commands have been sent, and no reply to them has been read.
 SENT = "sent"
-LOTS_LEFT = ("open", "closing", "filling")
+LEVELS = (("cutoff", "50"), ("liquidation", "10"))
 ENDED = ("done", "flat")
 
 
@@ -106,6 +107,7 @@ def _live(said: dict[str, Any]) -> None:
         os.dup2(file, place)
     os.environ.clear()
     os.environ.update(said["environ"])
+    faulthandler.register(signal.SIGUSR1)
     point, _, count = said["crash_at"].partition(":")
     if point == SENT:
         _die_when_sent(int(count))
@@ -133,7 +135,7 @@ def _die_when_sent(count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         collect(*args)
 
-    Pipe._collect = die_or_collect  # type: ignore[method-assign]
+    Pipe._collect = die_or_collect  # type: ignore[method-assign, assignment]
 
 
 @contextmanager
@@ -198,8 +200,8 @@ class Holder:
 def read_holder(client: Any, account: str) -> Holder:
     """An account as it stands there."""
     said = decoded(client.hgetall(f"user:{{{account}}}:config"))
-    levels = (said.get("auto_cutoff_level", "50"), said.get("auto_liquidation_level", "10"))
-    holder = Holder(Decimal(said["wallet_balance"]), *map(Decimal, levels))
+    warning, critical = (Decimal(said.get(f"auto_{name}_level", usual)) for name, usual in LEVELS)
+    holder = Holder(Decimal(said["wallet_balance"]), warning, critical)
     ids = sorted(one.decode() for one in client.smembers(f"user_orders_index:{{{account}}}"))
     pipe = client.pipeline(transaction=False)
     for order_id in ids:
@@ -341,7 +343,7 @@ _KINDS = (*POINTS, MOMENT, SENT)
 FATES = {"deep": (-30, 5, 15), "critical": (5, 10, 20), "at": (10, 10, 10), "cent": (10, 10, 5), "near": (10, 15, 15)}
 FATES |= {"warned": (11, 50, 10), "well": (60, 400, 25)}
 MODES = ("largest_loss", "largest_loss", "largest_margin", "smallest_partial", "flatten")
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 def points_of(seed: int) -> list[str]:
@@ -491,8 +493,14 @@ class Story:
             self.told.kills[how.partition(":")[0]] += 1
 
     def _log(self) -> str:
-        lines = self.logs.read_text().splitlines()
-        return "\n".join(line for line in lines if "tick_late" not in line and "account_unknown" not in line)[-4_000:]
+        """What the daemons have said, and where those that live are."""
+        for pid in self.pids:
+            if self.nursery.code(pid) is None:
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(0.5)
+        lines = [f"tick {self.client.hgetall('copyrisk:tick')}, lease {self.client.hgetall(LEASE)}, now {time.time()}"]
+        lines += self.logs.read_text().splitlines()
+        return "\n".join(line for line in lines if "tick_late" not in line and "account_unknown" not in line)[-6_000:]
 
     def _start(self, crash_at: str) -> int:
         environ = {
@@ -652,9 +660,11 @@ class Quiet:
             self._tick, self._ticks = tick, self._ticks + 1
         if seen != self._seen:
             self._seen, self._ticks = seen, 0
-        self.why = dict(zip(("trail", "cascades", "protecting", "copies", *streams), seen, strict=True))
-        self.why = {name: count for name, count in self.why.items() if count}
-        if self._ticks < 4 or any(seen[1:]):
+        names = ("cascades", "protecting", "copies", *streams)
+        if busy := {name: count for name, count in zip(names, seen[1:], strict=True) if count}:
+            self.why = busy
+            return False
+        if self._ticks < 4:
             return False
         self.why = forgotten(self._story)
         if self.why:

@@ -182,6 +182,25 @@ def test_a_master_who_is_half_flat_is_flattened_by_the_daemon_after_the_next(
     assert desk.is_flat(MASTER) and desk.is_flat(FOLLOWER)
 
 
+@pytest.mark.xfail(strict=True, reason="t1-10: who is not confirmed is not let go of either")
+def test_a_master_who_was_cascaded_and_is_well_again_is_let_go(
+    bundled_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of him was closed before his daemon died, so he is not flattened; nor planned for ever."""
+    desk = CutoffDesk(bundled_server, cutoff__stop_out="flatten")
+    desk.follower("F")
+    desk.position(MASTER, "O")
+    copied(desk)
+    desk.configure(MASTER, wallet_balance="95")
+    die_at(desk, monkeypatch, "cascade.begun")
+    desk.configure(MASTER, wallet_balance="5000")
+    die_at(desk, monkeypatch, "cascade.ended")
+    desk.until_quiet(3.0)
+    desk.steps()
+    assert desk.is_flat(FOLLOWER) and desk.open_lots(MASTER) == 1
+    assert desk.episode(MASTER)["is_critical"] is False
+
+
 @pytest.mark.parametrize("point", ["worker.changed", "liquidation.closed"])
 def test_what_follows_from_a_kill_s_close_is_brought_about_after_a_crash(
     desk: CutoffDesk, monkeypatch: pytest.MonkeyPatch, point: str
@@ -315,9 +334,9 @@ def one_round(chain: Chain, copiers: Copiers, point: str) -> int:
     """Both masters order twice, one is ruined, the daemon dies and comes again; how often it died."""
     for account in copiers.balances:
         give(copiers, account, "100000")
-    chain.until(lambda: not copiers.is_under_way(), 20)
+    chain.until(lambda: not copiers.is_under_way(), 60)
     orders = [copiers.order(f"M{number}", "0.5") for number in (0, 0, 1, 1)]
-    chain.until(lambda: all(copiers.state(order_id) == "open" for order_id in orders), 20)
+    chain.until(lambda: all(copiers.state(order_id) == "open" for order_id in orders), 60)
     copiers.settle()
     assert len(held(copiers)) == 22
     daemon = chain.processes["daemon"]
@@ -328,19 +347,23 @@ def one_round(chain: Chain, copiers: Copiers, point: str) -> int:
     for account in ruined:
         give(copiers, account, "1.00")
     gone = {*ruined, *(f"copy_follower:0-{place}" for place in range(copiers.followers))}
-    chain.until(lambda: not daemon.is_alive or not (held(copiers) & gone), 30)
-    died = not daemon.is_alive
-    if died:
-        assert daemon.popen is not None and daemon.popen.returncode == -signal.SIGKILL, daemon.log.read_text()[-3_000:]
-        chain.client.hset(LEASE, "ends_ms", 0)
-        daemon.start()
-    is_over = lambda: not (held(copiers) & gone) and not chain.client.exists("copyrisk:{cutoff}:cascades")  # noqa: E731
-    chain.until(is_over, 30)
+    deaths = []
+
+    def is_over() -> bool:
+        if not daemon.is_alive:
+            assert daemon.popen is not None
+            assert daemon.popen.returncode == -signal.SIGKILL, daemon.log.read_text()[-3_000:]
+            deaths.append(point)
+            chain.client.hset(LEASE, "ends_ms", 0)
+            daemon.start()
+        return not (held(copiers) & gone) and not chain.client.exists("copyrisk:{cutoff}:cascades")
+
+    chain.until(is_over, 60)
     copiers.settle()
     left = {"strategy_provider:M1", *(f"copy_follower:1-{place}" for place in range(2, copiers.followers))}
     assert held(copiers) == left
     for order_id in orders[2:]:
         copiers.tell(order_id)
-    chain.until(lambda: not held(copiers), 20)
+    chain.until(lambda: not held(copiers), 60)
     copiers.settle()
-    return died
+    return len(deaths)
