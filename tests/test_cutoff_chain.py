@@ -182,7 +182,6 @@ def test_a_master_who_is_half_flat_is_flattened_by_the_daemon_after_the_next(
     assert desk.is_flat(MASTER) and desk.is_flat(FOLLOWER)
 
 
-@pytest.mark.xfail(strict=True, reason="t1-10: who is not confirmed is not let go of either")
 def test_a_master_who_was_cascaded_and_is_well_again_is_let_go(
     bundled_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

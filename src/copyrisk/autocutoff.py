@@ -251,12 +251,16 @@ class Autocutoff:
         delays = []
         for plan in tried:
             if plan.was_not_critical and not self._liquidator.has_begun(plan.row):
-                self._ladders.rows["is_latched"][plan.row] = 0
-                self._again = np.append(self._again, np.int32(plan.row))
+                self._let_go(plan)
             if plan.has_taken_any and plan.row in self._breached:
                 delays.append(tick - self._breached.pop(plan.row))
         self._chronicle.after(evidence, tried, AuditKind.LIQUIDATION)
         return tried, delays
+
+    def _let_go(self, plan: Plan) -> None:
+        """An account turned out not to be critical: it is judged again."""
+        self._ladders.rows["is_latched"][plan.row] = 0
+        self._again = np.append(self._again, np.int32(plan.row))
 
     def _begin_cascades(self, evidence: Evidence, plans: Sequence[Plan]) -> list[Plan]:
         """Begin the cascade of every critical master, once for each time he became so; returns who may be closed now.
@@ -268,7 +272,9 @@ class Autocutoff:
         # Who is half flat already may be well by now; his cascade was begun, or owed, before his first close.
         begun = {plan.event_id for plan in masters if self._liquidator.has_begun(plan.row)}
         new = [plan for plan in masters if plan.event_id not in {*self._cascaded, *self._owed, *begun}]
-        confirmed = self._liquidator.confirmed(new)
+        confirmed, well = self._liquidator.confirmed(new)
+        for plan in well:
+            self._let_go(plan)
         self._store([self._alerts.owing(plan.account) for plan in confirmed])
         for plan in confirmed:
             said = {"figures": evidence.figures(plan.row), "quotes": evidence.quotes(plan.row)}

@@ -18,7 +18,7 @@ from copyrisk.book import Book, RowNumbers
 from copyrisk.dispatch import Dispatcher
 from copyrisk.identifiers import Account, check_order_id
 from copyrisk.layout import Rows
-from copyrisk.plans import Plan, Step, is_under_way
+from copyrisk.plans import Plan, Step, is_not_critical, is_under_way
 from copyrisk.risk import Valuer
 from copyrisk.store.effects import Waiting
 from copyrisk.store.functions import text
@@ -97,23 +97,27 @@ class Liquidator:
                 found.append(Plan(row, account, event_of(account), steps))
         return found
 
-    def confirmed(self, plans: Sequence[Plan]) -> list[Plan]:
-        """Plans whose accounts are critical on what they and their quotes are now; nothing is changed yet.
+    def confirmed(self, plans: Sequence[Plan]) -> tuple[list[Plan], list[Plan]]:
+        """Plans whose accounts are critical on what they and their quotes are now, and those whose are not.
+
+        Of others it is not known. Nothing is changed yet.
 
         Raises
         ------
         StoreError, StoreUnavailable
         """
         left = list(plans)
-        found = []
+        found: list[Plan] = []
+        well: list[Plan] = []
         for turn in range(max((len(plan.steps) for plan in plans), default=0)):  # an order may be gone by now
             looks = {plan: plan.job(plan.steps[turn], only_critical=True) for plan in left if turn < len(plan.steps)}
             self._dispatcher.look(list(looks.values()))
             found += [plan for plan, job in looks.items() if is_under_way(job)]
-            left = [plan for plan in looks if plan not in found]
+            well += [plan for plan, job in looks.items() if is_not_critical(job)]
+            left = [plan for plan in looks if plan not in found and plan not in well]
             if not left:
                 break
-        return found
+        return found, well
 
     def carry_out(
         self, plans: Sequence[Plan], budget_s: float, before: Callable[[Sequence[Plan]], object]

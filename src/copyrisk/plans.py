@@ -76,7 +76,7 @@ class Plan:
     @property
     def was_not_critical(self) -> bool:
         """Whether the account turned out to be better off than it was planned for."""
-        return any(_code(job) == "not_critical" for job in self.jobs)
+        return any(is_not_critical(job) for job in self.jobs)
 
     def results(self) -> list[dict[str, str]]:
         """What came of each step, as words: lots, price and result in USD where something was closed here."""
@@ -86,6 +86,11 @@ class Plan:
 def is_under_way(job: Job) -> bool:
     """Whether an order was closed or taken back by a job, or is about to be."""
     return isinstance(job.verdict, Outcome) or _code(job) == "in_flight"
+
+
+def is_not_critical(job: Job) -> bool:
+    """Whether an account turned out not to be critical."""
+    return _code(job) == "not_critical"
 
 
 def _code(job: Job) -> str:
