@@ -857,8 +857,9 @@ class Judge:
     def _followers(self) -> None:
         """Each critical master's followers at one moment are at their ends, without a copy."""
         assert not self.client.exists(CASCADES)
-        closed = {cause for account, own in self.own.items() if account.startswith("strategy_prov") for cause in own}
-        assert closed <= self.cascades.keys(), "a master was closed, his followers were not"
+        for master in {owner for owner in self.story.house.masters.values() if self.own[owner]}:
+            forgotten = self.own[master] - self.cascades.keys()
+            assert not forgotten, f"{master} was closed, his followers were not: {forgotten}, {self.cascades.keys()}"
         for cascade_id, one in self.cascades.items():
             master, followers = one["master"], one["followers"]
             if cascade_id.startswith("kill-"):

@@ -84,11 +84,15 @@ class Alerts:
         episode = self._known[account]
         return EpisodeStep(account, episode, replace(episode, owed_cascade=self.event_of(account)))
 
-    def cascaded(self, account: Account, *, again: bool) -> EpisodeStep:
-        """Note that it has begun; `again`: that was another time, and he is critical anew."""
+    def cascaded(self, account: Account, event_id: str, *, again: bool) -> EpisodeStep:
+        """Note that it has begun; `again`: that was another time, and he is critical anew.
+
+        What is owed by then for a later event stays owed.
+        """
         episode = self._known.get(account)
-        now = replace(episode or Episode(), owed_cascade="", breaches=(episode or Episode()).breaches + again)
-        return EpisodeStep(account, episode, now)
+        known = episode or Episode()
+        owed = "" if known.owed_cascade == event_id else known.owed_cascade
+        return EpisodeStep(account, episode, replace(known, owed_cascade=owed, breaches=known.breaches + again))
 
     def judge(
         self, evidence: Evidence, valuer: Valuer, rows: RowNumbers, edges: npt.NDArray[np.uint8], now_ms: int

@@ -280,7 +280,6 @@ class Autocutoff:
             said = {"figures": evidence.figures(plan.row), "quotes": evidence.quotes(plan.row)}
             self._owed[plan.event_id] = (plan.account, said)
         crash.reach("cutoff.owing")
-        steps = []
         for event_id, (master, said) in list(self._owed.items()):
             row = self._book.row_of(master)
             if "figures" not in said and row >= 0:  # it was owed by a process that is gone
@@ -291,11 +290,10 @@ class Autocutoff:
             log.warning("cascade", master=master.id, cascade=event_id, code=code)
             del self._owed[event_id]
             again = code == "finished" and any(plan.event_id == event_id for plan in confirmed)
-            steps.append(self._alerts.cascaded(master, again=again))
+            self._store([self._alerts.cascaded(master, event_id, again=again)])
             if not again:
                 self._cascaded.add(event_id)
         crash.reach("cutoff.cascaded")
-        self._store(steps)
         stored = {*self._cascaded, *self._owed, *begun}
         return [plan for plan in plans if plan not in masters or plan.event_id in stored]
 
