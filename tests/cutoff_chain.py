@@ -852,14 +852,19 @@ class Judge:
         said = decoded(self.client.hgetall(f"copyrisk:{{cutoff}}:cascade:{cascade_id}"))
         header = json.loads(said["header"])
         followers = {name[1:]: json.loads(one) if one else {} for name, one in said.items() if name[:1] == ":"}
-        return {"master": header["master"], "said": header["said"], "followers": followers, "summary": said["summary"]}
+        found = {"master": header["master"], "said": header["said"], "started_ms": int(said["started_ms"])}
+        return {**found, "followers": followers, "summary": said["summary"]}
 
     def _followers(self) -> None:
         """Each critical master's followers at one moment are at their ends, without a copy."""
         assert not self.client.exists(CASCADES)
-        for master in {owner for owner in self.story.house.masters.values() if self.own[owner]}:
-            forgotten = self.own[master] - self.cascades.keys()
-            assert not forgotten, f"{master} was closed, his followers were not: {forgotten}, {self.cascades.keys()}"
+        for account in {owner for owner in self.story.house.masters.values() if self.own[owner]}:
+            for cause in self.own[account] - self.cascades.keys():
+                # One that could not begin because another was running may be in one that began later.
+                first_ms = min(int(said["ts"]) for said in self._changes(account) if said["cause"] == cause)
+                own = [one for one in self.cascades.values() if f"strategy_provider:{one['master']}" == account]
+                started_ms = [one["started_ms"] for one in own]
+                assert max(started_ms, default=0) >= first_ms, f"{cause} closed him at {first_ms}: {started_ms}"
         for cascade_id, one in self.cascades.items():
             master, followers = one["master"], one["followers"]
             if cascade_id.startswith("kill-"):
