@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import chain, cutoff, orders, replication, sizing, tick, traffic, triggers, valuation
+from benchmarks import chain, cutoff, http, orders, replication, scenario, sizing, tick, traffic, triggers, valuation
 from benchmarks.measure import Figure
 from copyrisk.log import configure_logging
 
@@ -19,9 +19,11 @@ SUITES: tuple[Suite, ...] = (
     traffic.figures,
     orders.figures,
     chain.figures,
+    http.figures,
     sizing.figures,
     replication.figures,
     cutoff.figures,
+    scenario.figures,
     tick.figures,
 )
 QUICK_SUITES: tuple[Suite, ...] = (
@@ -30,9 +32,11 @@ QUICK_SUITES: tuple[Suite, ...] = (
     lambda: triggers.figures(2_000, 200),
     lambda: orders.figures(accounts=200, singles=20, batch=20),
     lambda: chain.figures(20),
+    lambda: http.figures(0.2, 2),
     lambda: sizing.figures(followers=2_000, rounds=2),
     lambda: replication.figures(replication.QUICK),
     lambda: cutoff.figures(cutoff.QUICK),
+    lambda: scenario.figures((500,), rounds=2),
     lambda: tick.figures(tick.QUICK),
 )
 

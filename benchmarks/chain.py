@@ -120,16 +120,17 @@ def _chain() -> Iterator[_Chain]:
         client: Any = connect(server.url, connect_timeout_ms=1_000, reply_timeout_ms=2 * _LIMIT_MS)
         terms = {"contract_size": "100000", "profit": "USD", "type": "1"}
         client.hset(keys.group(keys.STANDARD_GROUP, _SYMBOL), mapping=terms)
-        provider = running.enter_context(_process(server.url, "simulator", SIMULATOR_PORT="0"))
+        provider = running.enter_context(process(server.url, "simulator", SIMULATOR_PORT="0"))
         assert provider.stdout is not None
         port = int(provider.stdout.readline().rpartition(b":")[2])
         for role in ("workers", "gateway"):
-            running.enter_context(_process(server.url, role, PROVIDER_URL=f"tcp://127.0.0.1:{port}"))
+            running.enter_context(process(server.url, role, PROVIDER_URL=f"tcp://127.0.0.1:{port}"))
         yield _Chain(client, port)
 
 
 @contextmanager
-def _process(url: str, role: str, **settings: str) -> Iterator["subprocess.Popen[bytes]"]:
+def process(url: str, role: str, **settings: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process of this role, on a market that never closes, for as long as the block lasts."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("COPYRISK_")}
     given = {"MARKET_ALWAYS_OPEN": "true", "LOG_LEVEL": "error", **settings}
     words = [sys.executable, "-m", "copyrisk.cli", "--redis", url, "--role", role]

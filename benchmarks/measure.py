@@ -65,17 +65,17 @@ def paired(runs: list[Callable[[], Any]], rounds: int) -> npt.NDArray[np.float64
 
 def ratio(name: str, versus: str, over: npt.NDArray[Any], under: npt.NDArray[Any], **more: Any) -> Figure:
     """Median of `over / under` pair by pair, with a bootstrap interval."""
-    ratios = over / under
+    return _median(name, versus, over / under, "ratio", **more)
+
+
+def difference(name: str, versus: str, rounds: npt.NDArray[Any], unit: str, **more: Any) -> Figure:
+    """Median of what was found round by round, with a bootstrap interval; a `target` is the most it may be."""
+    return _median(name, versus, rounds, unit, at_most=True, **more)
+
+
+def _median(name: str, versus: str, found: npt.NDArray[Any], unit: str, **more: Any) -> Figure:
     random = np.random.default_rng(1)
-    medians = np.median(random.choice(ratios, (_RESAMPLES, len(ratios))), axis=1)
+    medians = np.median(random.choice(found, (_RESAMPLES, len(found))), axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
-    return Figure(
-        name,
-        round(float(np.median(ratios)), 3),
-        "ratio",
-        versus,
-        round(float(low), 3),
-        round(float(high), 3),
-        load=load(),
-        **more,
-    )
+    bounds = round(float(low), 3), round(float(high), 3)
+    return Figure(name, round(float(np.median(found)), 3), unit, versus, *bounds, load=load(), **more)

@@ -67,6 +67,13 @@ BAD: list[tuple[str, str, list[Any], str]] = [
     ("open", "stop_loss", NO_NUMBER + NOT_ABOVE_0, "invalid_stop_loss"),
     ("open", "take_profit", NO_NUMBER + NOT_ABOVE_0, "invalid_take_profit"),
     ("open", "master_order_id", NO_ID, "invalid_order_id"),
+    (
+        "open",
+        "sending_orders",
+        ["", " ", "rocks", "rock,barclays", "r\N{CYRILLIC SMALL LETTER O}ck", "0", *NO_WORD],
+        "invalid_sending_orders",
+    ),
+    ("pending", "sending_orders", ["", "local", "ba rclays"], "invalid_sending_orders"),
     ("open", "idempotency_key", ["a b", "{", "a\n", "é", "x" * 129, "x" * 1_000_000], "invalid_idempotency_key"),
     ("pending", "order_type", [None, *NO_WORD, "BUY", "SELL"], "invalid_order_type"),
     ("pending", "order_price", [None, "", *NO_NUMBER, *NOT_ABOVE_0], "invalid_order_price"),
@@ -122,6 +129,17 @@ def test_a_good_command_says_what_it_said(kind: str) -> None:
 
 def test_the_price_of_a_market_order_is_ignored() -> None:
     assert command("open", order_price="nan").price is None
+
+
+@pytest.mark.parametrize("kind", sorted(PLACING))
+@pytest.mark.parametrize(("said", "flow"), [(None, None), ("rock", "rock"), (" BARCLAYS\n", "barclays")])
+def test_an_order_may_say_which_way_it_goes(kind: str, said: str | None, flow: str | None) -> None:
+    assert command(kind, sending_orders=said).sending_orders == flow
+
+
+@pytest.mark.parametrize("kind", ["modify", "close", "cancel", "stop_loss", "trigger"])
+def test_only_a_new_order_chooses_its_way(kind: str) -> None:
+    assert command(kind, sending_orders="nothing").sending_orders is None
 
 
 @pytest.mark.parametrize("kind", ["stop_loss", "take_profit"])

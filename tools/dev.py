@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The developer's commands: `demo`, `test`, `lint`, `bench`, `gates`.
+"""The developer's commands: `demo`, `test`, `lint`, `bench`, `gates`, `docs`.
 
 Needs Python 3.11 and a C compiler, nothing else. Makes `.venv` in the project's folder, installs into it what is
 needed, and hands over to the command with all further arguments. A second run only compares a stamp. With
@@ -32,6 +32,7 @@ def main() -> None:
         "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
         "bench": [["python", "-m", "benchmarks"]],
         "gates": [["python", "-m", "benchmarks.gates"]],
+        "docs": [["python", "-m", "mkdocs", "build", "--strict"]],  # into build/site
     }
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         fail(f"usage: python3 tools/dev.py {'|'.join(commands)} [arguments]")

@@ -24,6 +24,7 @@ from copyrisk.roles import client_of
 from copyrisk.settings import Settings
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.trail import Trail, writer_name
+from copyrisk.store.trail_search import is_about
 from copyrisk.store.trail_stream import TrailStream, entry_id
 
 _PAGE = 1_000
@@ -33,13 +34,15 @@ _COLUMNS = ("seq", "time", "kind", "account", "cause", "reason", "said", "writer
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def record_act(pipe: Pipe, act: str, reason: str = "", **said: Any) -> None:
+def record_act(pipe: Pipe, act: str, reason: str = "", *, user: str | None = None, **said: Any) -> None:
     """Write into the audit trail what an operator is about to do, and who that is.
 
     Parameters
     ----------
     pipe : Pipe
         To a server that has the functions.
+    user : str or None
+        Who does it; `None`: the user who runs this process.
     **said
         What it is about; accounts (`T:U`) as `accounts`.
 
@@ -48,7 +51,7 @@ def record_act(pipe: Pipe, act: str, reason: str = "", **said: Any) -> None:
     StoreError, StoreUnavailable
         It may not be done.
     """
-    entry = Entry(AuditKind.OPERATOR, cause=act, reason=reason, said={"user": operator_name(), **said})
+    entry = Entry(AuditKind.OPERATOR, cause=act, reason=reason, said={"user": user or operator_name(), **said})
     Trail(pipe, writer=writer_name()).append([entry])
 
 
@@ -211,12 +214,6 @@ def _show(settings: Settings, options: argparse.Namespace) -> int:
         print(printable(text, _SHOWN_CHARS))
     print(f"{len(shown)} entries")
     return 0
-
-
-def is_about(account: str, entry: Stored, said: Mapping[str, Any]) -> bool:
-    """Whether an entry is about an account, which it names or lists as `accounts`."""
-    listed = said.get("accounts")
-    return entry.account == account or (isinstance(listed, list) and account in listed)
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ from copyrisk.cascade_plan import PlannedClose, lots_by_symbol, plan_close, tota
 from copyrisk.cover import value_now
 from copyrisk.decimals import decimal_text, money_text
 from copyrisk.errors import ConfigError, CopyriskError, Refused
-from copyrisk.fields import usd_text
 from copyrisk.following import account_of, check_master
 from copyrisk.gateway.messages import printable
 from copyrisk.identifiers import Account
@@ -33,9 +32,7 @@ from copyrisk.store.markets import Markets
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.terms import AccountType
 
-_SHOWN_CHARS = 4_000
-_AT_ONCE = 500
-_LISTED = 50
+_SHOWN_CHARS, _AT_ONCE, _LISTED = 4_000, 500, 50
 
 
 def add_cascade_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,7 +64,7 @@ def _cascade(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigError("say what: cascade MASTER --dry-run, cascade --list, or cascade --show ID")
     with _opened(settings) as pipe:
         if options.lists:
-            found: Any = _list(Cascades(pipe))
+            found: Any = list_cascades(Cascades(pipe))
             lines = [_listed(one) for one in found] or ["no cascade is running, and none has ended"]
         elif options.show is not None:
             found = _shown(Cascades(pipe), options.show)
@@ -205,8 +202,8 @@ def _figures(figures: Any) -> dict[str, str | None] | None:
     equity, used = float(figures["equity"]), float(figures["used_margin_executed"])
     if not are_known(figures["code"].reshape(1))[0] or not np.isfinite([equity, used]).all():
         return None
-    level = usd_text(float(figures["margin_level_pct"])) if used > 0.0 else None
-    return {"equity_usd": usd_text(equity), "level_pct": level}
+    level = fields.usd_text(float(figures["margin_level_pct"])) if used > 0.0 else None
+    return {"equity_usd": fields.usd_text(equity), "level_pct": level}
 
 
 def _texts(lots: Mapping[str, Any]) -> dict[str, str]:
@@ -247,21 +244,23 @@ def _state(figures: Mapping[str, Any] | None) -> str:
 # ---- what was done
 
 
-def _list(cascades: Cascades) -> list[dict[str, Any]]:
+def list_cascades(cascades: Cascades) -> list[dict[str, Any]]:
     """Those that are running, and the last ones that have ended."""
     found: list[dict[str, Any]] = []
-    for cascade_id in [*sorted(cascades.running().values()), *cascades.finished(_LISTED)]:
+    running = sorted(cascades.running().values())
+    for cascade_id in [*running, *cascades.finished(_LISTED)]:
         try:
-            cascade = cascades.load(cascade_id)
+            cascade = cascades.load(cascade_id, is_full=cascade_id in running)  # others say how they ended
         except CopyriskError as failure:
             found.append({"id": cascade_id, "state": failure.code})
             continue
         if cascade is not None:  # what has ended is kept for some time only
-            found.append(_cascade_facts(cascade))
+            found.append(cascade_facts(cascade))
     return found
 
 
-def _cascade_facts(cascade: Cascade) -> dict[str, Any]:
+def cascade_facts(cascade: Cascade) -> dict[str, Any]:
+    """A cascade without its followers."""
     is_running = cascade.summary is None
     so_far = summarise(cascade.standings, 0) | {"duration_ms": None, "result_usd": None}
     return {
@@ -287,11 +286,12 @@ def _shown(cascades: Cascades, cascade_id: str) -> dict[str, Any]:
     cascade = cascades.load(cascade_id)
     if cascade is None:
         raise Refused("there is no such cascade, or it is not kept any more", code="cascade_unknown")
-    standings = {name: _standing_facts(one) for name, one in sorted(cascade.standings.items())}
-    return {**_cascade_facts(cascade), "said": dict(cascade.said), "standings": standings}
+    standings = {name: standing_facts(one) for name, one in sorted(cascade.standings.items())}
+    return {**cascade_facts(cascade), "said": dict(cascade.said), "standings": standings}
 
 
-def _standing_facts(one: Standing) -> dict[str, Any]:
+def standing_facts(one: Standing) -> dict[str, Any]:
+    """Where a follower stands."""
     return {
         "stage": one.stage.value,
         "copies": list(one.copies),

@@ -209,9 +209,19 @@ def _role(settings: Settings, url: str, options: argparse.Namespace, stop: threa
         run_notifier(client, settings, stop, seen)
     elif options.role == "gateway":
         run_gateway(client, settings.gateway(), stop, seen)
+    elif options.role == "api":
+        _api(settings, url, stop, seen)
     else:
         run_simulator(settings.simulated_provider(url), stop, seen=seen)
     return EXIT_OK
+
+
+def _api(settings: Settings, url: str, stop: threading.Event, seen: Vitals) -> None:
+    try:
+        from copyrisk.api.serve import run_api  # noqa: PLC0415  # not installed where nobody answers HTTP
+    except ModuleNotFoundError as missing:
+        raise ConfigError(f"{missing.name} is not installed: install copyrisk[api]", code="api_missing") from None
+    run_api(settings, url, stop, seen)
 
 
 def _engine(settings: Settings, url: str, *, acts: bool | None = None) -> Engine:

@@ -15,7 +15,7 @@ from copyrisk.derived import COPY_PREFIX, DIGEST_BYTES, derived_id
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.identifiers import Account
 from copyrisk.orders import is_pending_type
-from copyrisk.terms import OrderType
+from copyrisk.terms import OrderType, SendingOrders
 
 _REASON_CHARS = 200
 
@@ -133,6 +133,8 @@ class Command:
         Digest of everything it says but the key: the same command again has the same.
     price : Decimal or None
         `order_price`, `stop_loss`, `take_profit` or `trigger_price`, whichever its type is about.
+    sending_orders : SendingOrders or None
+        Of an order that is placed: decides about its flow instead of the account's own setting.
     """
 
     id: str
@@ -150,6 +152,7 @@ class Command:
     take_profit: Decimal | None = None
     trigger: Trigger | None = None
     master_order_id: str = ""
+    sending_orders: SendingOrders | None = None
     target: Target | None = None
     cut: Cut | None = None
 
@@ -177,7 +180,8 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
     InvalidId, Refused
         `unknown_command`, `invalid_user_type`, `invalid_account_id`, `invalid_order_id`, `invalid_symbol`,
         `invalid_order_type`, `invalid_order_quantity`, `invalid_order_price`, `invalid_stop_loss`,
-        `invalid_take_profit`, `invalid_trigger`, `invalid_trigger_price`, `invalid_idempotency_key`.
+        `invalid_take_profit`, `invalid_trigger`, `invalid_trigger_price`, `invalid_sending_orders`,
+        `invalid_idempotency_key`.
     """
     kind = _word(CommandType, fields.get("type", ""), "unknown_command")
     if kind in INTERNAL:
@@ -224,6 +228,7 @@ def _of_type(kind: CommandType, fields: Mapping[str, str]) -> dict[str, object]:
             "stop_loss": _positive(fields, "stop_loss"),
             "take_profit": _positive(fields, "take_profit"),
             "master_order_id": identifiers.check_order_id(master) if master else "",
+            "sending_orders": _sending_orders(fields),
         }
     if kind is CommandType.MODIFY:
         return {"price": _positive(fields, "order_price", required=True)}
@@ -233,6 +238,12 @@ def _of_type(kind: CommandType, fields: Mapping[str, str]) -> dict[str, object]:
         trigger = _word(Trigger, fields.get("trigger", ""), "invalid_trigger")
         return {"trigger": trigger, "price": _positive(fields, "trigger_price", required=trigger is not Trigger.MARGIN)}
     return {}
+
+
+def _sending_orders(fields: Mapping[str, str]) -> SendingOrders | None:
+    """Case and space do not matter, as in the account's own setting; but what is said here must name a flow."""
+    said = fields.get("sending_orders")
+    return None if said is None else _word(SendingOrders, said.strip().lower(), "invalid_sending_orders")
 
 
 def parse_report(fields: Mapping[str, str]) -> Report:

@@ -22,10 +22,10 @@ from copyrisk.autocutoff import Autocutoff
 from copyrisk.book import Book, RowNumbers
 from copyrisk.census import Census
 from copyrisk.cutoff_report import CutoffReport
-from copyrisk.errors import StoreError, StoreUnavailable, is_known, reason_name
+from copyrisk.errors import StoreError, StoreUnavailable, is_known
 from copyrisk.hours import MarketHours
 from copyrisk.layout import Rows
-from copyrisk.risk import Valuer, are_known, count_states, reasons
+from copyrisk.risk import Valuer, are_known, count_states, count_unknown, reasons
 from copyrisk.store.link import Link
 from copyrisk.store.mirror import Mirror
 from copyrisk.store.portfolios import PortfolioWriter
@@ -112,6 +112,7 @@ class Engine:
         self._number = 0
         self._skipped_code = ""
         self._late_ticks = 0
+        self._took_ms: float | None = None  # the last full tick
         self._inconsistent = 0
 
     @property
@@ -173,6 +174,7 @@ class Engine:
         if self._skipped_code:
             log.info("ticks_go_on", tick=self._number)
             self._skipped_code = ""
+        self._took_ms = report.duration_ms
         return report
 
     def _full_tick(self, started: float) -> TickReport:
@@ -194,10 +196,13 @@ class Engine:
         figures = self._valuer.figures
         if len(rows):  # else everything stands as it was counted before
             self._log_unknown(figures)
-            self._states, self._unknown = count_states(self.book, figures), self._count_unknown(figures)
+            self._states, self._unknown = count_states(self.book, figures), count_unknown(self.book, figures)
             self._by_type = self._census.count(figures)
         accounts, unknown = len(self.book.account_ids), self._states[LadderState.STATE_UNKNOWN]
-        record = {"tick": self._number, "accounts": accounts, "unknown": unknown}
+        record: dict[str, int | str] = {"tick": self._number, "accounts": accounts, "unknown": unknown}
+        record |= {"period_ms": self._period_ms, "late_ticks": self._late_ticks}
+        if self._took_ms is not None:  # how long this one takes is known once the record is written
+            record["duration_ms"] = f"{self._took_ms:.1f}"
         if self._mirror.read_everything:
             self._writer.forget()  # what the portfolios said may be gone with the rest
         again = np.concatenate([self._mirror.wished, self._mirror.bare])
@@ -268,10 +273,6 @@ class Engine:
             first = str(self.book.account_at(int(wrong[0])))
             log.critical("figures_inconsistent", accounts=len(wrong), first=first, ever=self._inconsistent)
         return wrong
-
-    def _count_unknown(self, figures: Rows) -> dict[str, int]:
-        codes = np.bincount(figures["code"][self.book.account_rows()], minlength=256)
-        return {reason_name(code): int(codes[code]) for code in np.flatnonzero(codes).tolist() if not is_known(code)}
 
     def _log_unknown(self, figures: Rows) -> None:
         """Log an account once when it becomes unknown, or unknown for another reason, and once when it is known."""

@@ -176,8 +176,14 @@ SETTING_NAMES = tuple(_SETTINGS)
 _DEFAULTS = {"multiplier": "1"}
 
 
-def _settings(given: Mapping[str, str]) -> dict[str, str]:
-    """Copy settings as they are stored."""
+def check_settings(given: Mapping[str, str]) -> dict[str, str]:
+    """Copy settings as they are stored.
+
+    Raises
+    ------
+    Refused
+        `unknown_setting`, `invalid_` + setting.
+    """
     checked: dict[str, str] = {}
     for name, text in given.items():
         if name not in _SETTINGS:
@@ -219,7 +225,7 @@ def check_request(request: FollowRequest, master: str) -> Candidate:
     """
     follower = check_follower(request.follower, master)
     investment, identity = _investment(request.investment_usd), _identity(request)
-    return Candidate(follower, investment, identity, _settings(request.settings))
+    return Candidate(follower, investment, identity, check_settings(request.settings))
 
 
 def new_configuration(master: Mapping[str, str], candidate: Candidate) -> dict[str, str]:

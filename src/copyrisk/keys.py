@@ -54,6 +54,8 @@ PROTECTING = "copyrisk:{cutoff}:protecting"
 OUTSTANDING = "copyrisk:outstanding"
 #: Hash: what is halted, by scope; in a slot of its own, whatever account it is about.
 KILLS = "copyrisk:kills"
+#: Hash: the keys that services sign requests with, by key id; no secrets.
+API_KEYS = "copyrisk:api:keys"
 
 _TAG = rb"((?:%s):[A-Za-z0-9_-]{1,64})" % b"|".join(kind.encode() for kind in AccountType)
 
@@ -257,3 +259,8 @@ def remainders(follower: Account) -> str:
 def finished_request(request_id: str) -> str:
     """String: the final report of a request to the provider, kept for a while."""
     return f"copyrisk:finished:{request_id}"
+
+
+def api_nonce(key_id: str, nonce: str) -> str:
+    """String: a nonce that was used with a key, for as long as its request could be sent again."""
+    return f"copyrisk:api:nonce:{key_id}:{nonce}"

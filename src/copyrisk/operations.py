@@ -10,6 +10,7 @@ from copyrisk.gateway.gateway import resolve
 from copyrisk.gateway.ledger import Ledger
 from copyrisk.gateway.messages import printable
 from copyrisk.gateway.records import Record
+from copyrisk.keyring import KEYRING, add_key_commands
 from copyrisk.killing import KILLING, add_kill_commands
 from copyrisk.notify_sections import send_sample
 from copyrisk.relationships import RELATIONSHIPS, add_relationship_commands
@@ -45,6 +46,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     add_reporting_commands(commands)
     add_cascade_command(commands)
     add_audit_commands(commands)
+    add_key_commands(commands)
 
 
 def _required_url(settings: Settings, what: str) -> str:
@@ -146,4 +148,5 @@ COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     **REPORTING,
     **CASCADES,
     **AUDITING,
+    **KEYRING,
 }

@@ -55,7 +55,7 @@ def _new_order(command: Command, situation: Situation) -> tuple[Order, SymbolMar
         raise Refused("the account is not active", code="account_inactive")
     if situation.order_count >= ORDERS_LIMIT:
         raise Refused(f"the account has {situation.order_count} orders", code="too_many_orders")
-    flow = select_flow(situation.account.type, situation.sending_orders)
+    flow = select_flow(situation.account.type, command.sending_orders or situation.sending_orders)
     market = situation.tradable_market()
     conditions = market.agreed()
     if command.quantity is None or command.order_type is None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from copyrisk import fields, keys
+from copyrisk import fields
 from copyrisk.auditing import record_act
 from copyrisk.errors import ConfigError
 from copyrisk.following import (
@@ -18,7 +18,6 @@ from copyrisk.following import (
     WALLET_BALANCE,
     FollowRequest,
     Outcome,
-    account_of,
     check_master,
 )
 from copyrisk.gateway.messages import printable
@@ -26,11 +25,11 @@ from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
 from copyrisk.store import library
 from copyrisk.store.enrolment import follow
-from copyrisk.store.functions import text
-from copyrisk.store.pipe import Pipe, pack
+from copyrisk.store.pipe import Pipe
 from copyrisk.store.relation_check import Difference, check_relations
 from copyrisk.store.relation_repair import repair
-from copyrisk.store.relation_steps import Batch, portions
+from copyrisk.store.relation_steps import portions
+from copyrisk.store.relation_views import relations_of
 from copyrisk.store.relations import followers_of, pause, related_to, resume, unfollow
 from copyrisk.terms import AccountType
 
@@ -212,10 +211,10 @@ def _list(on: _Opened, master: str, *, as_json: bool) -> int:
     names = sorted({*related_to(on.pipe, master), *active})
     rows = []
     for some in portions(names):
-        wanted = {name: _shown_requests(name) for name in some}
-        for name, (config, portfolio) in Batch(on.pipe).ask(wanted).items():
-            said = zip((*_SHOWN_CONFIG, *_SHOWN_PORTFOLIO), (*config, *portfolio), strict=True)
-            rows.append({_FOLLOWER: name, "in_set": name in active, **{key: text(value) for key, value in said}})
+        for one in relations_of(on.pipe, some):
+            config = {name: one.config.get(name, "") for name in _SHOWN_CONFIG}
+            portfolio = {name: one.portfolio.get(name, "") for name in _SHOWN_PORTFOLIO}
+            rows.append({_FOLLOWER: one.follower, "in_set": one.follower in active, **config, **portfolio})
     if as_json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -224,14 +223,6 @@ def _list(on: _Opened, master: str, *, as_json: bool) -> int:
         print(printable(f"{row[_FOLLOWER]}  {'  '.join(states)}"))
     print(f"{len(active)} copy {master} now, {len(names) - len(active)} do not")
     return 0
-
-
-def _shown_requests(follower: str) -> list[bytes]:
-    account = account_of(follower)
-    return [
-        pack("HMGET", keys.config(account), *_SHOWN_CONFIG),
-        pack("HMGET", keys.portfolio(account), *_SHOWN_PORTFOLIO),
-    ]
 
 
 def _check(on: _Opened, *, is_repair: bool, as_json: bool) -> int:

@@ -74,20 +74,40 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
 
 def _explained(pipe: Pipe, order_id: str, given: str | None, *, is_full: bool) -> Explanation:
     """Of a copy, its follower alone; of a master's order whom is asked for, or (`is_full`) everybody."""
-    identifiers.check_order_id(order_id)
     follower = None if given is None else _follower_id(given)
-    decision = Decisions(pipe).load(order_id)
-    if decision is None:
-        order_id, owner = _copied_by(pipe, order_id)
-        if follower not in (None, owner):
-            raise Refused(f"this is a copy of {owner}'s, not of {follower}'s", code="follower_unknown")
-        follower, decision = owner, Decisions(pipe).load(order_id)
-    if decision is None:
-        raise Refused(f"nothing was decided here about copies of order {order_id}", code="decision_missing")
+    decision, owner = decision_about(pipe, order_id)
+    if owner is not None and follower not in (None, owner):
+        raise Refused(f"this is a copy of {owner}'s, not of {follower}'s", code="follower_unknown")
+    follower = owner or follower
     places = list(range(len(decision.rows))) if is_full else []
     if follower is not None:
         places = [place_of(decision, follower)]
-    return explanation(decision, _waiting(pipe, order_id), places, _states(pipe, decision, places))
+    return explained(pipe, decision, places)
+
+
+def decision_about(pipe: Pipe, order_id: str) -> tuple[Decision, str | None]:
+    """What was decided about the copies of a master's order; given one of the copies, also whose it is.
+
+    Raises
+    ------
+    InvalidId, Refused
+        `invalid_order_id`, `order_unknown`, `decision_missing`.
+    StoreError, StoreUnavailable
+    """
+    identifiers.check_order_id(order_id)
+    decision, owner = Decisions(pipe).load(order_id), None
+    if decision is None:
+        order_id, owner = _copied_by(pipe, order_id)
+        decision = Decisions(pipe).load(order_id)
+    if decision is None:
+        raise Refused(f"nothing was decided here about copies of order {order_id}", code="decision_missing")
+    return decision, owner
+
+
+def explained(pipe: Pipe, decision: Decision, places: Sequence[int]) -> Explanation:
+    """A decision, and what became of the copies of some followers, by place; raises as `explanation`."""
+    waiting = _waiting(pipe, decision.order_id)
+    return explanation(decision, waiting, places, _states(pipe, decision, places))
 
 
 def _follower_id(given: str) -> str:

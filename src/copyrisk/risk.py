@@ -185,6 +185,12 @@ def count_states(book: Book, figures: Rows) -> dict[LadderState, int]:
     return {state: int(counts[state]) for state in LadderState}
 
 
+def count_unknown(book: Book, figures: Rows) -> dict[str, int]:
+    """How many accounts are unknown for which reason."""
+    codes = np.bincount(figures["code"][book.account_rows()], minlength=256)
+    return {reason_name(code): int(codes[code]) for code in np.flatnonzero(codes).tolist() if not is_known(code)}
+
+
 def fold_all(accounts: Rows, orders: Rows, instruments: Rows, *, net_orders: bool = True) -> Rows:
     """Fold flat arrays of orders into legs, for callers who keep no `Book`.
 

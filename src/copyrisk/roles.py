@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-ROLES = ("daemon", "workers", "replicator", "monitors", "recorder", "gateway", "notifier", "simulator")
+ROLES = ("daemon", "workers", "replicator", "monitors", "recorder", "gateway", "notifier", "api", "simulator")
 _RETRY_S = 1.0
 #: What to install for databases of other kinds than SQLite.
 _EXTRAS = {"mariadb": "mariadb", "mysql": "mariadb", "postgres": "postgresql"}

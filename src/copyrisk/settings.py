@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from copyrisk.api_sections import ApiSettings
 from copyrisk.conditions import LotLimits
 from copyrisk.copying import CopyDefaults
 from copyrisk.deciding import CopyOptions
@@ -70,6 +71,7 @@ class Settings:
     simulator: SimulatedProviderSettings = field(default_factory=SimulatedProviderSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
     def rules(self) -> ValuationRules:
@@ -161,6 +163,7 @@ SECTIONS: dict[str, type[Any]] = {
     "simulator": SimulatedProviderSettings,
     "metrics": MetricsSettings,
     "notify": NotifySettings,
+    "api": ApiSettings,
     "log": LogSettings,
 }
 
@@ -189,6 +192,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[
             raise ConfigError(f"{path}: {section} must be a section: [{section}]")
         for key, value in keys_and_values.items():
             _known(key, _keys(section), f"{path}, section [{section}]", "key")
+            _may_stand_in_file(section, key, f"{path}")
             given[section, key] = (value, f"{path}: {section}.{key}")
     for name, value in environ.items():
         if name.startswith(ENVIRONMENT_PREFIX) and name not in _ENVIRONMENT_IGNORED:
@@ -205,6 +209,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[
     }
     settings = Settings(**built)
     settings.notify.check()
+    settings.api.check()
     _check_cutoff(settings)
     return settings
 
@@ -247,6 +252,13 @@ def _keys(section: str) -> list[str]:
     return [known.name for known in fields(SECTIONS[section])]
 
 
+def _may_stand_in_file(section: str, key: str, path: str) -> None:
+    (setting,) = (known for known in fields(SECTIONS[section]) if known.name == key)
+    if setting.metadata.get("environment_only"):
+        variable = f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
+        raise ConfigError(f"{path}: {section}.{key} is a secret: set {variable}, or {section}.{key}_file")
+
+
 def _known(name: str, allowed: Any, where: str, what: str) -> None:
     if name not in allowed:
         close = difflib.get_close_matches(name, list(allowed), 1, 0.5)
@@ -271,5 +283,6 @@ def _checked(kind: type[Any], key: str, value: object, where: str) -> Any:
     try:
         return check(value)
     except ValueError as expected:
-        shown = "a value" if key.endswith("url") else repr(value)[:80]  # a URL may carry a password
+        is_private = key.endswith("url") or key == "secret"  # a URL may carry a password
+        shown = "a value" if is_private else repr(value)[:80]
         raise ConfigError(f"{where}: expected {expected}, found {shown}") from None

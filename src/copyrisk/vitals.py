@@ -122,10 +122,7 @@ CUTOFF_FAILURES = _count(
     "copyrisk_cutoff_failures_total", "ticks in which autocutoff could not act, by code", "reason", roles=_DAEMON
 )
 CUTOFF_DELAY = _spread(
-    "copyrisk_cutoff_delay_ticks",
-    "ticks from a breach to its first stored close",
-    bounds=_DELAY_BOUNDS,
-    roles=_DAEMON,
+    "copyrisk_cutoff_delay_ticks", "ticks from a breach to its first stored close", bounds=_DELAY_BOUNDS, roles=_DAEMON
 )
 HELD = _level("copyrisk_cutoff_held_accounts", "accounts that the brake holds back", roles=_DAEMON)
 BRAKE = _level("copyrisk_cutoff_brake", "1 while the brake holds, else 0", roles=_DAEMON)
@@ -214,12 +211,19 @@ HISTORY = _count(
 # ---- the notifier
 
 NOTICES = _count(
-    "copyrisk_notices_total",
-    "attempts to deliver: `sent`, or why not, by code",
-    "sink",
-    "result",
-    roles=("notifier",),
+    "copyrisk_notices_total", "attempts to deliver: `sent`, or why not, by code", "sink", "result", roles=("notifier",)
 )
+
+# ---- the HTTP API
+
+_API = ("api",)
+API_REQUESTS = _count("copyrisk_api_requests_total", "requests, by route and status", "route", "status", roles=_API)
+API_SECONDS = _spread(
+    "copyrisk_api_request_seconds", "until the answer's end, by route", "route", bounds=_LATENCY_BOUNDS, roles=_API
+)
+API_WAITING = _level("copyrisk_api_waiting_requests", "changes whose answer is waited for", roles=_API)
+API_UNKNOWN = _count("copyrisk_api_unknown_outcomes_total", "changes answered with their outcome unknown", roles=_API)
+API_STREAMS = _level("copyrisk_api_streams", "open event streams", roles=_API)
 
 
 class Vitals:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from copyrisk import _launcher
 from copyrisk.daemon import make_engine
+from copyrisk.demo.access import DeskAccess, desk_access, missing
 from copyrisk.demo.feed import open_feed
 from copyrisk.demo.seed import seed
 from copyrisk.demo.trades import Trades
@@ -26,6 +27,7 @@ from copyrisk.settings import Settings
 from copyrisk.store.connection import check_server, connect
 from copyrisk.store.pipe import Pipe
 
+_DESK_PORT = 8080
 _ROLES = ("simulator", "gateway", "workers", "replicator", "monitors", "notifier")
 
 
@@ -64,7 +66,7 @@ def run_demo(settings: Settings, options: DemoOptions, console: Console, stop: t
         console.print(f"seeded {report.accounts} accounts with {report.orders} orders", highlight=False)
         # The demo's market never sleeps, whatever the weekday.
         engine = make_engine(client, settings, always_open=True)
-        with children(url, options):
+        with _desk(console) as desk, children(url, options, desk):
             return _watch(engine, Trades(pipe), options.ticks, console, stop)
 
 
@@ -91,20 +93,39 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def _free_port(wished: int = 0) -> int:
+    """A port that nobody listens on: the one that is wished for, or any."""
+    try:
+        with socket.create_server(("127.0.0.1", wished)) as server:
+            port: int = server.getsockname()[1]
+            return port
+    except OSError:
+        return _free_port()
 
 
 @contextmanager
-def children(url: str, options: DemoOptions) -> Iterator[None]:
+def _desk(console: Console) -> Iterator[DeskAccess | None]:
+    """The way to the desk's page, if what serves it is installed."""
+    absent = missing()
+    if absent:
+        console.print(f"no desk's page: {absent} is not installed (pip install 'copyrisk[api]')", highlight=False)
+        yield None
+        return
+    with desk_access(_free_port(_DESK_PORT)) as desk:
+        console.print("the desk's page, with orders, figures, ladder and what-if:", highlight=False)
+        console.print(desk.link, highlight=False, soft_wrap=True, style="link " + desk.link)
+        yield desk
+
+
+@contextmanager
+def children(url: str, options: DemoOptions, desk: DeskAccess | None = None) -> Iterator[None]:
     """Quotes, clients, and whoever carries out their orders: processes of their own, which end with this one."""
     launcher = [sys.executable, "-IS", _launcher.__file__, str(os.getpid())]
     feed = ["copyrisk.demo.feed", "--redis", url, "--speed", str(options.speed)]
     if options.replay is not None:
         feed += ["--replay", str(options.replay.resolve())]
-    roles = [["copyrisk.cli", "--redis", url, "--role", role] for role in _ROLES]
+    names = _ROLES if desk is None else (*_ROLES, "api")
+    roles = [["copyrisk.cli", "--redis", url, "--role", role] for role in names]
     modules = [feed, *roles, ["copyrisk.demo.clients", "--redis", url]]
     port = _free_port()
     environment = {
@@ -113,6 +134,7 @@ def children(url: str, options: DemoOptions) -> Iterator[None]:
         "COPYRISK_LOG_LEVEL": "error",
         "COPYRISK_SIMULATOR_PORT": str(port),
         "COPYRISK_PROVIDER_URL": f"tcp://127.0.0.1:{port}",
+        **(desk.environment if desk else {}),
     }
     processes = [
         subprocess.Popen(

@@ -12,6 +12,8 @@ from typing import Any
 
 import hiredis
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -68,6 +70,41 @@ def connect(url: str, *, connect_timeout_ms: int, reply_timeout_ms: int) -> redi
     except (ValueError, TypeError) as failure:
         raise StoreError(f"the Redis URL cannot be used: {failure}", code="bad_redis_url") from None
     return client
+
+
+def connect_async(
+    url: str, *, connect_timeout_ms: int, reply_timeout_ms: int, connections: int, decodes: bool = False
+) -> "redis.asyncio.Redis":
+    """The same for an event loop: at most so many connections, for which commands wait in turn.
+
+    Parameters
+    ----------
+    decodes : bool
+        Whether replies are texts (what is not UTF-8 is escaped) instead of bytes.
+
+    Raises
+    ------
+    StoreError
+        `bad_redis_url`.
+    """
+    if not url.startswith(_SCHEMES):
+        raise StoreError(f"the Redis URL must start with one of {', '.join(_SCHEMES)}", code="bad_redis_url")
+    try:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections,
+            timeout=reply_timeout_ms / 1000.0,
+            client_name="copyrisk-api",
+            protocol=3,
+            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+            socket_connect_timeout=connect_timeout_ms / 1000.0,
+            socket_timeout=reply_timeout_ms / 1000.0,
+            decode_responses=decodes,
+            encoding_errors="backslashreplace",
+        )
+    except (ValueError, TypeError) as failure:
+        raise StoreError(f"the Redis URL cannot be used: {failure}", code="bad_redis_url") from None
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def open_connection(client: redis.Redis) -> Any:

@@ -5,7 +5,7 @@ account only its status goes out; its figures stay as last known, and `valued_ts
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,9 @@ class PortfolioWriter:
         """Take nothing for granted of what the server holds: the next `write` writes everything whole."""
         self._connections = 0
 
-    def write(self, figures: Rows, valued: RowNumbers, wished: RowNumbers, now_ms: int, tick: dict[str, int]) -> None:
+    def write(
+        self, figures: Rows, valued: RowNumbers, wished: RowNumbers, now_ms: int, tick: Mapping[str, int | str]
+    ) -> None:
         """Write all changed portfolios and the tick's record, and check every reply.
 
         Parameters

@@ -147,7 +147,12 @@ class TrailStream:
     def page(self, start: str, end: str, count: int) -> list[tuple[str, bytes]]:
         """At most so many entries from one stream id to another, with their ids."""
         (reply,) = self._pipe.ask(pack("XRANGE", keys.AUDIT_TRAIL, start, end, "COUNT", count))
-        return [(text(own_id), words[1] if words[:1] == [b"entry"] == words[::2] else b"") for own_id, words in reply]
+        return [(text(own_id), _line(words)) for own_id, words in reply]
+
+    def page_back(self, end: str, count: int) -> list[tuple[str, bytes]]:
+        """At most so many entries up to a stream id, the last one first, with their ids."""
+        (reply,) = self._pipe.ask(pack("XREVRANGE", keys.AUDIT_TRAIL, end, "-", "COUNT", count))
+        return [(text(own_id), _line(words)) for own_id, words in reply]
 
     def first(self) -> Stored | None:
         """The first entry of the stream; `None` if it is none."""
@@ -173,6 +178,10 @@ class TrailStream:
         if failure is not None:
             raise failure
         return list(reply)
+
+
+def _line(words: Sequence[bytes]) -> bytes:
+    return words[1] if words[:1] == [b"entry"] == words[::2] else b""
 
 
 def _there(reply: Sequence[Any]) -> There:

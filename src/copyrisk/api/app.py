@@ -1,0 +1,103 @@
+"""The application: routes, how errors become answers, and the OpenAPI document."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from copyrisk import __version__
+from copyrisk.api.answers import fault_text, refusal, refusal_of, success
+from copyrisk.api.guard import check_query
+from copyrisk.errors import CopyriskError
+
+log = structlog.get_logger(__name__)
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+_SECURITY = {
+    "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Key"},
+    "time": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Time"},
+    "nonce": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Nonce"},
+    "signature": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Signature"},
+}
+
+
+def make_app(routers: Sequence[APIRouter]) -> FastAPI:
+    """The application of these routes."""
+    app = FastAPI(
+        title="copyrisk",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in routers:
+        app.include_router(router, dependencies=[Depends(check_query)])
+    app.add_exception_handler(CopyriskError, _on_refusal)
+    app.add_exception_handler(RequestValidationError, _on_parameter)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_fault)
+    app.openapi = _documented(app, app.openapi)  # type: ignore[method-assign]
+    return app
+
+
+def _documented(app: FastAPI, make: Any) -> Any:
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document: dict[str, Any] = make()
+            components = document.setdefault("components", {})
+            components["securitySchemes"] = _SECURITY
+            document["security"] = [{"token": []}, {"key": [], "time": [], "nonce": [], "signature": []}]
+            for unused in ("HTTPValidationError", "ValidationError"):
+                components.get("schemas", {}).pop(unused, None)
+        return app.openapi_schema or {}
+
+    return openapi
+
+
+async def _on_refusal(_: Request, failure: Exception) -> Response:
+    assert isinstance(failure, CopyriskError)
+    return refusal_of(failure)
+
+
+async def _on_parameter(_: Request, failure: Exception) -> Response:
+    """What FastAPI itself refuses: a parameter that is absent or of another type."""
+    assert isinstance(failure, RequestValidationError)
+    first = failure.errors()[0]
+    name = str(first["loc"][-1]).lower().replace("-", "_")
+    begins = "missing" if first["type"] == "missing" else "invalid"
+    return refusal(f"{begins}_{name}", f"{name}: {first['msg']}", 422)
+
+
+async def _on_http(_: Request, failure: Exception) -> Response:
+    assert isinstance(failure, HTTPException)
+    code = _HTTP_CODES.get(failure.status_code, f"http_{failure.status_code}")
+    return refusal(code, str(failure.detail), failure.status_code, failure.headers)
+
+
+async def _on_fault(request: Request, fault: Exception) -> Response:
+    log.error("request_failed", path=request.url.path, method=request.method, fault=fault_text(fault))
+    return refusal("internal_error", "something went wrong here; it is in the log", 500)
+
+
+def health_routes(is_ready: Any) -> APIRouter:
+    """`/healthz` and `/readyz`, which anybody may ask."""
+    router = APIRouter()
+
+    @router.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return success({"alive": True})
+
+    @router.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        parts = await is_ready()
+        if all(parts.values()):
+            return success(parts)
+        return refusal("not_ready", ", ".join(sorted(name for name, ready in parts.items() if not ready)), 503)
+
+    return router

@@ -1,0 +1,259 @@
+"""Asking the workers: a command goes onto their stream, once, and is answered by the event that they announce of it.
+
+What was sent and not answered is unknown, never refused and never sent again: later the idempotency key finds its
+answer.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import redis
+import redis.asyncio
+
+from copyrisk import keys, vitals
+from copyrisk.api.answers import ApiError
+from copyrisk.commands import Command, parse_command
+from copyrisk.errors import StoreError, StoreUnavailable
+from copyrisk.store.changes import parse_answer
+from copyrisk.store.connection import store_error
+from copyrisk.store.effects import add_request
+from copyrisk.store.pipe import pack
+from copyrisk.vitals import Vitals
+
+#: The id of a command's entry is not known before it is one; its order id follows from the idempotency key.
+_NO_ENTRY = "0-0"
+#: How long the one look for a stored answer may take.
+_LOOK_S = 0.5
+
+
+class Answered(NamedTuple):
+    """What became of a command.
+
+    Attributes
+    ----------
+    event : mapping or None
+        The fields of its event; `None`: not known (yet).
+    """
+
+    order_id: str
+    idempotency_key: str
+    event: Mapping[str, str] | None
+
+
+class _Lost(StoreUnavailable):
+    """The connection broke when a request was under way: it may have been carried out or not."""
+
+
+class _Request:
+    """A packed command and its reply to come; `is_sent` from when the server may know it."""
+
+    __slots__ = ("is_sent", "packed", "reply")
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed, self.is_sent = packed, False
+        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def answer(self, reply: Any) -> None:
+        if self.reply.done():  # whoever asked has left
+            return
+        if isinstance(reply, StoreError):
+            self.reply.set_exception(reply)
+            self.reply.exception()  # it may be that nobody looks
+        else:
+            self.reply.set_result(reply)
+
+
+class _Line:
+    """One connection for many who ask: what came together is sent together, and nothing is sent twice."""
+
+    def __init__(self, client: "redis.asyncio.Redis") -> None:
+        self._pool = client.connection_pool
+        self._connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        self._is_replica = False
+        self._waiting: list[_Request] = []
+        self._at_work: asyncio.Task[None] | None = None
+
+    def send(self, packed: bytes) -> _Request:
+        """Have a command sent; not if its `reply` was cancelled by then."""
+        request = _Request(packed)
+        self._waiting.append(request)
+        if self._at_work is None or self._at_work.done():
+            self._at_work = asyncio.create_task(self._work())
+        return request
+
+    async def close(self) -> None:
+        """End what is under way, and disconnect."""
+        if self._at_work is not None:
+            self._at_work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._at_work
+        with contextlib.suppress(redis.RedisError, OSError):
+            await self._connection.disconnect()
+
+    async def _work(self) -> None:
+        while self._waiting:
+            try:
+                await self._pool.ensure_connection(self._connection)
+                failure = None
+            except (redis.RedisError, OSError) as refusal:
+                failure = store_error(refusal)
+            batch, self._waiting = self._waiting, []
+            asked = [request for request in batch if not request.reply.done()]
+            if failure is None:
+                await self._exchange(asked)
+            else:
+                for request in asked:
+                    request.answer(failure)
+
+    async def _exchange(self, asked: list[_Request]) -> None:
+        due = iter(asked)
+        try:
+            for request in asked:
+                request.is_sent = True
+            await self._connection.send_packed_command([request.packed for request in asked], check_health=False)
+            for request in due:
+                request.answer(await self._reply())
+            if self._is_replica:  # the next one finds the new master
+                self._is_replica = False
+                await self._connection.disconnect(nowait=True)
+        except (redis.RedisError, OSError) as failure:
+            lost = _Lost(f"the connection broke: {str(failure)[:200]}", code="store_unavailable")
+            for request in asked:
+                request.answer(lost)
+            await self._connection.disconnect(nowait=True)
+
+    async def _reply(self) -> Any:
+        """The next reply; a refusal is one as well: nothing was done."""
+        try:
+            return await self._connection.read_response()
+        except (redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError) as refusal:
+            self._is_replica |= isinstance(refusal, redis.exceptions.ReadOnlyError)
+            return store_error(refusal)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """Who waits for the answer to a command."""
+
+    command: Command
+    events: asyncio.Queue[Mapping[str, str]] = field(default_factory=asyncio.Queue)
+
+
+class Asker:
+    """Asks the workers.
+
+    Parameters
+    ----------
+    client : redis.asyncio.Redis
+        That sends nothing again by itself; one connection of its kind is opened.
+    timeout_ms : int
+        How long an answer is waited for.
+    waiting_limit : int
+        How many may wait at once.
+    seen : Vitals or None
+        Where waiting requests and unknown outcomes are counted.
+    """
+
+    def __init__(
+        self, client: "redis.asyncio.Redis", *, timeout_ms: int, waiting_limit: int, seen: Vitals | None = None
+    ) -> None:
+        self._line, self._timeout_s, self._limit = _Line(client), timeout_ms / 1000.0, waiting_limit
+        self._seen = seen or Vitals()
+        self._waiters: dict[tuple[str, str, str], list[_Waiter]] = {}
+        self._count = 0
+
+    async def close(self) -> None:
+        """Ask nothing any more."""
+        await self._line.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for an answer now."""
+        return self._count
+
+    def take(self, _: str, fields: Mapping[str, str]) -> None:
+        """Take an entry of `copyrisk:events`: whoever waits for its idempotency key hears of it."""
+        if not self._waiters or not fields.get("idempotency_key"):
+            return
+        of_whom = (fields.get("user_type", ""), fields.get("user_id", ""), fields["idempotency_key"])
+        for waiter in self._waiters.get(of_whom, ()):
+            waiter.events.put_nowait(fields)
+
+    async def ask(self, fields: Mapping[str, str]) -> Answered:
+        """Have a command carried out, and return what came of it; it must have an idempotency key.
+
+        Raises
+        ------
+        InvalidId, Refused
+            As `parse_command`; nothing was sent.
+        ApiError
+            `missing_idempotency_key`, `too_busy`: nothing sent. `idempotency_conflict`: another command had its key.
+        StoreError, StoreUnavailable
+            The command did not get to the server, or was refused there: nothing was changed.
+        """
+        command = parse_command(_NO_ENTRY, fields)
+        if not command.client_key:
+            raise ApiError("a change needs an idempotency key", code="missing_idempotency_key")
+        if self._count >= self._limit:
+            raise ApiError("too many changes are under way", code="too_busy", headers={"Retry-After": "1"})
+        waiter = _Waiter(command)
+        of_whom = (command.account.type.value, command.account.id, command.client_key)
+        self._waiters.setdefault(of_whom, []).append(waiter)
+        self._changed_by(1)
+        try:
+            event = await self._answer(waiter, fields)
+        finally:
+            self._changed_by(-1)
+            others = self._waiters[of_whom]
+            others.remove(waiter)
+            if not others:
+                del self._waiters[of_whom]
+        if event is None:
+            self._seen.count(vitals.API_UNKNOWN)
+        return Answered(command.order_id, command.client_key, event)
+
+    def _changed_by(self, change: int) -> None:
+        self._count += change
+        self._seen.set(vitals.API_WAITING, self._count)
+
+    async def _answer(self, waiter: _Waiter, fields: Mapping[str, str]) -> Mapping[str, str] | None:
+        request = self._line.send(add_request(keys.COMMANDS, fields))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                try:
+                    entry_id: str = (await request.reply).decode()
+                except _Lost:
+                    entry_id = ""  # perhaps it is there; then its event comes
+                return await self._event(waiter, entry_id)
+        except TimeoutError:
+            if not request.is_sent:
+                raise StoreUnavailable("the server could not be reached in time") from None
+        return await self._stored(waiter.command)
+
+    async def _event(self, waiter: _Waiter, entry_id: str) -> Mapping[str, str]:
+        """The event that answers; one of another entry with the same key does so if its command was the same."""
+        while True:
+            event = await waiter.events.get()
+            if event.get("command_id") == entry_id:
+                return event
+            stored = await self._stored(waiter.command)
+            if stored is not None:
+                return stored
+
+    async def _stored(self, command: Command) -> Mapping[str, str] | None:
+        """What the command, or one like it, was answered before; `None` if it was not, or that cannot be read now."""
+        request = self._line.send(pack("GET", keys.answer(command.account, command.key)))
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                found = await request.reply
+        except (TimeoutError, StoreError):
+            return None
+        if not found:
+            return None
+        body, event = parse_answer(found.decode())
+        if body != command.body:
+            raise ApiError("another command had this idempotency key", code="idempotency_conflict")
+        return event

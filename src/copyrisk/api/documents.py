@@ -1,0 +1,76 @@
+"""What the OpenAPI document says of bodies and answers. It describes; answers are not made of these models."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class Shape(BaseModel):
+    """What an answer's data looks like: these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Answer(Shape, Generic[T]):
+    """Something was done, or is known."""
+
+    success: Literal[True]
+    message: str
+    data: T
+
+
+class Refusal(Shape):
+    """Something was not done; `error_code` is stable, `message` is for people."""
+
+    success: Literal[False]
+    error_code: str
+    message: str
+
+
+_REASONS = {
+    400: "The body is not JSON.",
+    401: "No, wrong, expired or used credentials.",
+    403: "The caller may not do this, or not with this account.",
+    404: "There is no such thing.",
+    408: "The body took too long.",
+    409: "Refused as things stand; nothing was changed.",
+    413: "The body is too large.",
+    415: "The body is not `application/json`.",
+    422: "A field or parameter is missing, wrong or unknown; nothing was changed.",
+    429: "Too many requests.",
+    503: "The store, or what is needed for this answer, is away; try again.",
+}
+#: What any request may meet, and any with a body.
+_ALWAYS, _WITH_BODY = (401, 403, 422, 429, 503), (400, 408, 413, 415)
+
+
+def responses(
+    data: Any, *statuses: int, body: bool = False, also: Mapping[int, Any] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route.
+
+    Parameters
+    ----------
+    data : type
+        Of what `data` holds when all went well.
+    *statuses : int
+        Refusals besides those that any request may meet.
+    body : bool
+        Whether it takes a body.
+    also : mapping of int to type
+        What `data` holds in other answers that are no refusals.
+    """
+    refused = sorted({*_ALWAYS, *statuses, *(_WITH_BODY if body else ())})
+    return {
+        200: {"model": Answer[data], "description": "Done."},
+        **{status: {"model": Answer[kind], "description": "Accepted."} for status, kind in (also or {}).items()},  # type: ignore[valid-type]
+        **{status: {"model": Refusal, "description": _REASONS[status]} for status in refused},
+    }
+
+
+def json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The `openapi_extra` of a route that takes a JSON body of this schema."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": dict(schema)}}}}

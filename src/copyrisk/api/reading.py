@@ -1,0 +1,214 @@
+"""Accounts over HTTP: figures, orders, and what came of a change whose answer was not waited for."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from copyrisk import fields, identifiers, keys
+from copyrisk.api.answers import ApiError, success
+from copyrisk.api.context import Api
+from copyrisk.api.documents import responses
+from copyrisk.api.parameters import LIMIT, After, Limit, Page, UserId, UserType, page_of
+from copyrisk.api.reading_models import KeyAnswer, OneOrder, OrderPage, Portfolio
+from copyrisk.api.scopes import Scope
+from copyrisk.decimals import parse_decimal
+from copyrisk.errors import StoreError
+from copyrisk.identifiers import Account
+from copyrisk.store.act_answers import stored_answer
+from copyrisk.store.copy_states import ask, mapping
+from copyrisk.store.functions import text
+from copyrisk.store.pipe import Pipe, pack
+from copyrisk.terms import CalcStatus
+
+if TYPE_CHECKING:
+    from copyrisk.sql.database import Database
+
+#: Without a tick for so long nobody values accounts.
+SILENT_MS = 10_000
+#: An account with more orders than that is no account: nobody sorts them for a page.
+_ORDERS_MOST = 50_000
+_FIGURES = (
+    *(fields.EQUITY, fields.BALANCE, fields.FREE_MARGIN, fields.USED_MARGIN, fields.USED_MARGIN_EXECUTED),
+    *(fields.USED_MARGIN_ALL, fields.MARGIN_LEVEL, fields.OPEN_PNL, fields.TOTAL_PL),
+)
+_SAID = (fields.CALC_STATUS, fields.DEGRADED_FIELDS, fields.TS, fields.VALUED_TS)
+#: Fields of `order_data` that are our own.
+_OWN = "copyrisk_"
+
+
+def reading_routes(api: Api) -> APIRouter:
+    """`/api/portfolios`, `/api/orders`."""
+    router = APIRouter(prefix="/api", tags=["accounts"])
+
+    async def own(request: Request, user_type: str, user_id: str) -> Account:
+        caller = await api.access.admit(request, Scope.ORDERS_READ)
+        account = identifiers.account(user_type, user_id)
+        caller.check_account(account)
+        return account
+
+    @router.get("/portfolios/{user_type}/{user_id}", response_model=None, responses=responses(Portfolio, 404))
+    async def portfolio(request: Request, user_type: str, user_id: str) -> Response:
+        """An account's figures as the daemon last wrote them."""
+        account = await own(request, user_type, user_id)
+        return success(await api.pool.run(read_portfolio, api.pool.database, account))
+
+    @router.get("/orders", response_model=None, responses=responses(OrderPage, 404, 409))
+    async def orders(
+        request: Request, user_type: UserType, user_id: UserId, after: After = "", limit: Limit = str(LIMIT)
+    ) -> Response:
+        """The orders of an account that have not ended, by id."""
+        account = await own(request, user_type, user_id)
+        return success(await api.pool.run(read_orders, api.pool.database, account, page_of(after, limit)))
+
+    @router.get("/orders/answers/{idempotency_key}", response_model=None, responses=responses(KeyAnswer, 404, 409))
+    async def answer(request: Request, idempotency_key: str, user_type: UserType, user_id: UserId) -> Response:
+        """What came of a change of an account under an idempotency key."""
+        account = await own(request, user_type, user_id)
+        event = await api.pool.run(stored_answer, account, idempotency_key)
+        if event is None:
+            raise ApiError("nothing was answered under this key (yet)", code="unknown_answer")
+        return success(_answer_facts(event))
+
+    @router.get("/orders/{order_id}", response_model=None, responses=responses(OneOrder, 404, 409))
+    async def order(request: Request, order_id: str, user_type: UserType, user_id: UserId) -> Response:
+        """An order of an account, as it is or as it ended."""
+        account = await own(request, user_type, user_id)
+        return success(await api.pool.run(read_one, account, identifiers.check_order_id(order_id)))
+
+    return router
+
+
+def check_exists(pipe: Pipe, database: "Database | None", account: Account) -> None:
+    """Raise `ApiError` (`unknown_account`) if there is no such account, here or in the database; raises as `Pipe.ask`.
+
+    What the database cannot tell now is an error, and no account that there is not.
+    """
+    found = pipe.ask(pack("EXISTS", keys.config(account), keys.orders_index(account)))[0]
+    if not found and (database is None or database.account(account) is None):
+        raise ApiError(f"there is no account {account}", code="unknown_account")
+
+
+# ---- figures
+
+
+def read_portfolio(pipe: Pipe, database: "Database | None", account: Account) -> dict[str, Any]:
+    """An account's figures.
+
+    Raises
+    ------
+    ApiError
+        `unknown_account`
+    StoreError, StoreUnavailable
+    """
+    requests = [pack("HGETALL", keys.portfolio(account)), pack("HGET", keys.TICK, fields.TS), pack("TIME")]
+    found, ticked, (seconds, microseconds) = ask(pipe, requests)
+    check_exists(pipe, database, account)
+    said = mapping(found)
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    status, known = said.get(fields.CALC_STATUS), {name: _number(said.get(name)) for name in _FIGURES}
+    tick_ms, valued_ms = _ms(text(ticked)), _ms(said.get(fields.VALUED_TS))
+    # A portfolio that says nothing new is not written: it is as of the last tick.
+    as_of_ms = valued_ms if valued_ms is None or status != CalcStatus.OK else max(valued_ms, tick_ms or 0)
+    age_ms = None if as_of_ms is None else max(0, now_ms - as_of_ms)
+    state = _state(status, now_ms, tick_ms)
+    return {
+        "user_type": account.type.value,
+        "user_id": account.id,
+        "state": state,
+        "calc_status": status,
+        "degraded_fields": [word for word in said.get(fields.DEGRADED_FIELDS, "").split(",") if word],
+        "ts": _ms(said.get(fields.TS)),
+        "valued_ts": valued_ms,
+        "age_ms": age_ms,
+        **(known if state == "known" else dict.fromkeys(_FIGURES)),
+        "last_known": known if valued_ms is not None else None,
+    }
+
+
+def _state(status: str | None, now_ms: int, tick_ms: int | None) -> str:
+    if status is None:
+        return "never"
+    if tick_ms is None or now_ms - tick_ms > SILENT_MS:
+        return "stale"
+    return "known" if status == CalcStatus.OK else "unknown"
+
+
+def _number(said: str | None) -> float | None:
+    value = parse_decimal(said)
+    return None if value is None else float(value)
+
+
+def _ms(said: str | None) -> int | None:
+    return int(said) if said and said.isascii() and said.isdecimal() and len(said) <= 15 else None
+
+
+# ---- orders
+
+
+def read_orders(pipe: Pipe, database: "Database | None", account: Account, page: Page) -> dict[str, Any]:
+    """One page of an account's orders; raises as `read_portfolio`, and `ApiError` (`too_many_orders`)."""
+    index = keys.orders_index(account)
+    (count,) = pipe.ask(pack("SCARD", index))
+    if count > _ORDERS_MOST:
+        raise ApiError(f"the account has {count} orders", code="too_many_orders")
+    if not count:
+        check_exists(pipe, database, account)
+    names = [text(name) for name in pipe.ask(pack("SMEMBERS", index))[0]]
+    shown, following = page.of(names)
+    found = ask(pipe, [pack("HGETALL", keys.holding(account, name)) for name in shown])
+    rows = [_order(name, one) for name, one in zip(shown, found, strict=True)]
+    said = {"user_type": account.type.value, "user_id": account.id}
+    return {**said, "count": len(names), "orders": rows, "next": following}
+
+
+def _order(order_id: str, found: Any) -> dict[str, str | bool]:
+    said = mapping(found)
+    return {**said, "order_id": order_id} if said else {"order_id": order_id, "unreadable": True}
+
+
+def read_one(pipe: Pipe, account: Account, order_id: str) -> dict[str, Any]:
+    """An order of the account's, as it is, or as it ended.
+
+    Raises
+    ------
+    ApiError
+        `unknown_order`: also for one of another account.
+    StoreError, StoreUnavailable
+    """
+    holding, data = ask(
+        pipe, [pack("HGETALL", keys.holding(account, order_id)), pack("HGETALL", keys.order_data(order_id))]
+    )
+    if holding is None and data is None:
+        raise StoreError(f"order {order_id} cannot be read", code="order_unreadable")
+    now, ever = mapping(holding), mapping(data)
+    is_own = ever.get("user_type") == account.type and ever.get("user_id") == account.id
+    # Its results stand in `order_data` alone; a claim of the id by a command that was refused is no order.
+    whole = {name: value for name, value in ever.items() if not name.startswith(_OWN)} if is_own else {}
+    if not now and "order_status" not in whole:
+        raise ApiError(f"{account} has no order {order_id}", code="unknown_order")
+    return {"order_id": order_id, "is_open": bool(now), "order": {**whole, **now}}
+
+
+# ---- answers
+
+
+def _answer_facts(event: Mapping[str, str]) -> dict[str, Any]:
+    """Of the event of a command or of an act."""
+    try:
+        return {
+            "outcome": {"done": "done", "refused": "refused"}[event["event"]],
+            "type": event["type"],
+            "idempotency_key": event["idempotency_key"],
+            "order_id": event["order_id"] or None,
+            "code": event["code"],
+            "message": event["message"],
+            "version": int(event["version"]) if "version" in event else None,
+            "event_id": event["event_id"],
+            "order": dict(json.loads(event["order"])) if "order" in event else None,
+            "data": dict(json.loads(event["data"])) if event.get("data", "{}") != "{}" else None,
+        }
+    except (ValueError, LookupError, TypeError) as fault:
+        raise StoreError(f"the stored answer cannot be read: {fault!r}"[:200], code="answer_unreadable") from None

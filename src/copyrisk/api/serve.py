@@ -1,0 +1,213 @@
+"""The process that answers HTTP: its parts put together, served until it is asked to stop."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import redis
+import structlog
+import uvicorn
+import uvloop
+
+from copyrisk import keys
+from copyrisk.api.access import Access
+from copyrisk.api.app import health_routes, make_app
+from copyrisk.api.asking import Asker
+from copyrisk.api.context import Api
+from copyrisk.api.copying import copying_routes
+from copyrisk.api.desk import Desk
+from copyrisk.api.feeds import Feeds
+from copyrisk.api.guard import Guard
+from copyrisk.api.master_orders import master_order_routes
+from copyrisk.api.orders import order_routes
+from copyrisk.api.pages import page_routes
+from copyrisk.api.pool import Pool
+from copyrisk.api.reading import reading_routes
+from copyrisk.api.reports import report_routes
+from copyrisk.api.risk import risk_routes
+from copyrisk.api.streaming import stream_routes
+from copyrisk.api.tail import Tail, Taker
+from copyrisk.api_sections import ApiSettings
+from copyrisk.errors import ConfigError
+from copyrisk.roles import client_of, open_database
+from copyrisk.settings import Settings
+from copyrisk.store import library
+from copyrisk.store.connection import connect_async, store_error
+from copyrisk.vitals import Vitals
+
+if TYPE_CHECKING:
+    from copyrisk.sql.database import Database
+
+log = structlog.get_logger(__name__)
+
+_CONNECTIONS = 32
+_BLOCK_MS = 1_000
+_KEEP_ALIVE_S = 75
+_STEP_S = 0.1
+#: How long answers that are under way may take once the process is asked to stop.
+_GRACE_S = 5
+ROUTES = (
+    order_routes,
+    master_order_routes,
+    copying_routes,
+    reading_routes,
+    report_routes,
+    risk_routes,
+    stream_routes,
+    page_routes,
+)
+
+
+class _Server(uvicorn.Server):
+    """Signals are the command line's affair."""
+
+    def capture_signals(self) -> Any:
+        """Leave them alone."""
+        return nullcontext()
+
+
+def run_api(settings: Settings, url: str, stop: threading.Event, seen: Vitals) -> None:
+    """Answer until `stop` is set.
+
+    Raises
+    ------
+    ConfigError
+        `api_secret_missing`, `cannot_listen`, and what `Access` raises.
+    StoreError, StoreUnavailable
+        The server cannot be used as it starts.
+    """
+    client = client_of(settings, url)
+    library.load(client)
+    database = open_database(settings, must_answer=False)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(made(settings, url, client, database, seen), stop))
+    finally:
+        if database is not None:
+            database.close()
+        client.close()
+
+
+async def _serve(making: AbstractAsyncContextManager[tuple[Api, Tail]], stop: threading.Event) -> None:
+    async with making as (api, tail):
+        chosen, seen = api.settings.api, api.vitals
+        listening = _listen(chosen.host, chosen.port)
+        server = _Server(_config(chosen, application(api, tail)))
+        serving = asyncio.create_task(server.serve([listening]))
+        log.info("api_started", url=url_of(chosen, listening))
+        while not serving.done():
+            seen.step_done()
+            if stop.is_set() and not server.should_exit:
+                server.should_exit = True
+                api.feeds.end()
+            await asyncio.sleep(_STEP_S)
+        await serving
+    log.info("api_ended")
+
+
+def application(api: Api, tail: Tail) -> Guard:
+    """All routes, guarded."""
+
+    async def is_ready() -> dict[str, bool]:
+        return {"store": tail.is_up, "desk": api.desk is None or api.desk.is_up}
+
+    app = make_app([*(make(api) for make in ROUTES), health_routes(is_ready)])
+    return Guard(app, body_bytes=api.settings.api.body_bytes, seen=api.vitals)
+
+
+@asynccontextmanager
+async def made(
+    settings: Settings, url: str, client: redis.Redis, database: "Database | None", seen: Vitals
+) -> AsyncIterator[tuple[Api, Tail]]:
+    """The parts for as long as the block lasts, inside a running event loop.
+
+    Raises
+    ------
+    ConfigError, StoreError, StoreUnavailable
+    """
+    chosen = settings.api
+    limits: dict[str, Any] = {
+        "connect_timeout_ms": settings.redis.connect_timeout_ms,
+        "reply_timeout_ms": settings.redis.reply_timeout_ms,
+    }
+    asked = connect_async(url, connections=_CONNECTIONS, **limits)
+    followed = connect_async(url, connections=1, decodes=True, **limits)
+    pool = Pool(client, chosen.threads, database)
+    async with AsyncExitStack() as stack:
+        stack.callback(pool.close)
+        stack.push_async_callback(asked.aclose)
+        stack.push_async_callback(followed.aclose)
+        access = Access(chosen, asked)
+        asker = Asker(asked, timeout_ms=chosen.answer_timeout_ms, waiting_limit=chosen.waiting_limit, seen=seen)
+        desk = Desk(settings, url) if chosen.desk else None
+        feeds = Feeds(settings, asked, desk, seen=seen)
+        block_ms = min(_BLOCK_MS, settings.redis.reply_timeout_ms // 2)
+        takers = {keys.EVENTS: _both(asker, feeds), keys.AUDIT_TRAIL: feeds.take}
+        tail = Tail(followed, takers, block_ms=block_ms)
+        try:
+            await tail.start()
+        except (redis.RedisError, OSError) as failure:
+            raise store_error(failure) from None
+        if desk is not None:
+            await desk.start()
+            stack.push_async_callback(desk.stop)
+        async with _running(tail.run(), feeds.run()):
+            yield Api(settings, access, asker, pool, feeds, desk, asked, seen), tail
+
+
+def _both(asker: Asker, feeds: Feeds) -> Taker:
+    def take(stream: str, entry_id: str, fields: Mapping[str, str]) -> None:
+        asker.take(entry_id, fields)
+        feeds.take(stream, entry_id, fields)
+
+    return take
+
+
+@asynccontextmanager
+async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _config(chosen: ApiSettings, app: Guard) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="none",
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+        ssl_certfile=chosen.tls_certificate,
+        ssl_keyfile=chosen.tls_key,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except (OSError, UnicodeError) as failure:
+        reason = getattr(failure, "strerror", None) or str(failure)
+        raise ConfigError(f"the API cannot listen on {host}:{port}: {reason}", code="cannot_listen") from None
+    return listening
+
+
+def url_of(chosen: ApiSettings, listening: socket.socket) -> str:
+    """Where it can be reached, as far as this host knows."""
+    scheme = "http" if chosen.tls_certificate is None else "https"
+    host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+    return f"{scheme}://{host}:{listening.getsockname()[1]}/"

@@ -1,0 +1,98 @@
+"""Following streams: every entry that is appended from now on is handed on, once and in order."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import redis.asyncio
+import structlog
+from redis.exceptions import RedisError
+
+from copyrisk.api.answers import fault_text
+
+log = structlog.get_logger(__name__)
+
+#: Takes the stream, the entry's id and its fields.
+Taker = Callable[[str, str, Mapping[str, str]], None]
+_AT_ONCE = 200
+_RETRY_S = 0.2
+_LOOK_AGAIN_S = 5.0
+
+
+class Tail:
+    """Reads some streams over one connection.
+
+    Where it stands is kept over an outage: what was appended meanwhile is handed on afterwards, as far as the streams
+    still hold it.
+
+    Attributes
+    ----------
+    is_up : bool
+        Whether the last read was answered.
+    """
+
+    def __init__(self, client: "redis.asyncio.Redis", takers: Mapping[str, Taker], *, block_ms: int) -> None:
+        self._client, self._takers, self._block_ms = client, takers, block_ms
+        self._ids: dict[str, str] = {}
+        self.is_up = False
+
+    async def start(self) -> None:
+        """Begin at the streams' ends.
+
+        Raises
+        ------
+        redis.RedisError, OSError
+        """
+        self._ids = {stream: await self._last(stream) for stream in self._takers}
+        self.is_up = True
+
+    async def run(self) -> None:
+        """Hand on what comes, until cancelled."""
+        loop = asyncio.get_running_loop()
+        looked_s = loop.time()
+        while True:
+            try:
+                if not self._ids:
+                    await self.start()
+                wanted: dict[Any, Any] = dict(self._ids)
+                found: Any = await self._client.xread(wanted, count=_AT_ONCE, block=self._block_ms)
+                if not self.is_up:
+                    log.info("tail_goes_on")
+                self.is_up = True
+                self._hand_on(found)
+                if loop.time() - looked_s > _LOOK_AGAIN_S:
+                    looked_s = loop.time()
+                    await self._look_again()
+            except (RedisError, OSError) as failure:
+                if self.is_up:
+                    log.error("tail_waits", reason=str(failure))
+                self.is_up = False
+                await asyncio.sleep(_RETRY_S)
+
+    def _hand_on(self, found: Any) -> None:
+        for stream, batches in found.items():
+            taker = self._takers[stream]
+            for batch in batches:
+                for entry_id, fields in batch:
+                    self._ids[stream] = entry_id
+                    try:
+                        taker(stream, entry_id, fields or {})
+                    except Exception as fault:  # one entry must not end the others' answers
+                        log.critical("entry_not_taken", stream=stream, entry=entry_id, fault=fault_text(fault))
+
+    async def _look_again(self) -> None:
+        """Begin anew where a stream was deleted and started over with lower ids."""
+        for stream, known in list(self._ids.items()):
+            last = await self._last(stream)
+            if _parts(last) < _parts(known):
+                log.warning("stream_began_anew", stream=stream, known=known, last=last)
+                self._ids[stream] = "0-0"
+
+    async def _last(self, stream: str) -> str:
+        newest: Any = await self._client.xrevrange(stream, count=1)
+        return str(newest[0][0]) if newest else "0-0"
+
+
+def _parts(entry_id: str) -> tuple[int, int]:
+    first, _, second = entry_id.partition("-")
+    return int(first), int(second or 0)

@@ -1,0 +1,281 @@
+"""The API around its routes: how errors become answers, limits of bodies, parameters, the tail of streams, the pool."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from copyrisk.api import guard
+from copyrisk.api.answers import ApiError, status_of, success
+from copyrisk.api.app import health_routes, make_app
+from copyrisk.api.guard import Guard
+from copyrisk.api.pool import Pool
+from copyrisk.api.tail import Tail
+from copyrisk.errors import ConfigError, InvalidId, Refused, StoreUnavailable
+from copyrisk.store.connection import connect_async
+from copyrisk.store.pipe import Pipe, pack
+from copyrisk.vitals import API_REQUESTS, Vitals
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:starlette")
+
+
+def routes() -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/echo", response_model=None)
+    async def echo(request: Request) -> Response:
+        return success({"bytes": len(await request.body())})
+
+    @router.get("/named", response_model=None)
+    async def named(count: int, name: str = "") -> Response:
+        return success({"count": count, "name": name})
+
+    @router.get("/fails/{how}", response_model=None)
+    async def fails(how: str) -> Response:
+        raise {
+            "refused": Refused("no margin", code="insufficient_margin"),
+            "id": InvalidId("bad", code="invalid_symbol"),
+            "away": StoreUnavailable("gone"),
+            "limited": ApiError("slow down", code="rate_limited", headers={"Retry-After": "2"}),
+            "fault": ZeroDivisionError("the secret is 42"),
+        }[how]
+
+    return router
+
+
+def asked(method: str, path: str, *, body_bytes: int = 1_000, ready: bool = True, **more: Any) -> httpx.Response:
+    async def is_ready() -> dict[str, bool]:
+        return {"store": ready}
+
+    async def ask() -> httpx.Response:
+        app = Guard(make_app([routes(), health_routes(is_ready)]), body_bytes=body_bytes, seen=SEEN)
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+            return await client.request(method, path, **more)
+
+    return asyncio.run(ask())
+
+
+SEEN = Vitals("api")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/fails/refused", 409, "insufficient_margin"),
+        ("/fails/id", 422, "invalid_symbol"),
+        ("/fails/away", 503, "store_unavailable"),
+        ("/fails/limited", 429, "rate_limited"),
+        ("/fails/fault", 500, "internal_error"),
+        ("/nowhere", 404, "not_found"),
+        ("/echo", 405, "method_not_allowed"),
+        ("/named", 422, "missing_count"),
+        ("/named?count=x", 422, "invalid_count"),
+        ("/named?count=1&nmae=x", 422, "unknown_parameter"),
+        ("/named?count=1&count=2", 422, "invalid_parameter"),
+    ],
+)
+def test_every_error_is_an_answer_of_the_usual_shape(path: str, status: int, code: str) -> None:
+    answer = asked("GET", path)
+    said = answer.json()
+    assert (answer.status_code, said["error_code"]) == (status, code)
+    assert said.keys() == {"success", "error_code", "message"} and said["success"] is False
+    assert "42" not in answer.text and "Traceback" not in answer.text
+
+
+def test_the_usual_answer() -> None:
+    answer = asked("GET", "/named?count=3&name=x")
+    assert answer.json() == {"success": True, "message": "ok", "data": {"count": 3, "name": "x"}}
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    assert asked("GET", "/fails/limited").headers["retry-after"] == "2"
+
+
+def test_bodies_are_bounded_whether_their_length_is_said_or_not() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 100
+
+    assert asked("POST", "/echo", content=b"x" * 1_000).json()["data"] == {"bytes": 1_000}
+    for content in (b"x" * 1_001, pieces()):
+        answer = asked("POST", "/echo", content=content)
+        assert (answer.status_code, answer.json()["error_code"]) == (413, "body_too_large")
+
+
+def test_a_body_that_never_ends_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.05)
+    sent: list[Any] = []
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def serve() -> None:
+        app = Guard(make_app([routes()]), body_bytes=100, seen=Vitals("api"))
+        scope = {"type": "http", "method": "POST", "path": "/echo", "raw_path": b"/echo", "query_string": b""}
+        await app({**scope, "headers": [], "scheme": "http", "http_version": "1.1", "root_path": ""}, never, send)
+
+    asyncio.run(serve())
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error_code"] == "body_timeout"
+
+
+def test_readiness() -> None:
+    assert asked("GET", "/readyz").status_code == 200
+    answer = asked("GET", "/readyz", ready=False)
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "not_ready")
+
+
+def test_requests_are_counted_by_route_not_by_path() -> None:
+    asked("GET", "/fails/refused")
+    asked("GET", "/" + "x" * 50)
+    numbers = SEEN.numbers(API_REQUESTS)
+    assert numbers["/fails/{how}", "409"] >= 1
+    assert {route for route, _ in numbers} <= {"/echo", "/named", "/fails/{how}", "/readyz", "none"}
+
+
+def test_the_document_names_the_ways_to_sign() -> None:
+    document = make_app([routes()]).openapi()
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    assert "HTTPValidationError" not in json.dumps(document["components"].get("schemas", {}).keys().__repr__())
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("invalid_symbol", 422), ("unknown_order", 404), ("insufficient_margin", 409), ("replayed_request", 401)],
+)
+def test_statuses_follow_from_codes(code: str, status: int) -> None:
+    assert status_of(code) == status
+
+
+# ---- the pool
+
+
+def test_a_thread_has_a_connection_of_its_own_and_errors_come_through(bundled_server: Any) -> None:
+    def name(pipe: Pipe, given: str) -> tuple[bytes, str]:
+        return pipe.ask(pack("PING"))[0], given
+
+    def fails(_: Pipe) -> None:
+        raise ConfigError("no")
+
+    async def use() -> None:
+        pool = Pool(bundled_server.client(), 2)
+        try:
+            assert await pool.run(name, "x") == (b"PONG", "x")
+            with pytest.raises(ConfigError):
+                await pool.run(fails)
+        finally:
+            pool.close()
+
+    asyncio.run(use())
+
+
+def test_what_waits_for_a_thread_is_bounded(bundled_server: Any) -> None:
+    go = threading.Event()
+
+    def wait(_: Pipe) -> bool:
+        return go.wait(10)
+
+    async def use() -> None:
+        pool = Pool(bundled_server.client(), 1)
+        try:
+            waiting = [asyncio.create_task(pool.run(wait)) for _ in range(32)]
+            await asyncio.sleep(0)
+            with pytest.raises(ApiError) as refused:
+                await pool.run(wait)
+            assert refused.value.code == "too_busy"
+            go.set()
+            assert all(await asyncio.gather(*waiting))
+        finally:
+            go.set()
+            pool.close()
+
+    asyncio.run(use())
+
+
+# ---- the tail
+
+
+def follow(server: Any, during: Callable[[Any], Any], until: Callable[[list[str]], bool]) -> list[str]:
+    """The values of the entries that were handed on, while something is done to a stream."""
+    seen: list[str] = []
+
+    async def use() -> None:
+        client = connect_async(
+            server.url, connect_timeout_ms=1_000, reply_timeout_ms=2_000, connections=1, decodes=True
+        )
+        writer = server.client()
+
+        def take(_: str, __: str, fields: Any) -> None:
+            seen.append(fields["n"])
+            if fields["n"] == "bad":
+                raise ValueError("bad")
+
+        writer.xadd("s", {"n": "before"})
+        tail = Tail(client, {"s": take}, block_ms=50)
+        await tail.start()
+        running = asyncio.create_task(tail.run())
+        await during(writer)
+        async with asyncio.timeout(15):
+            while not until(seen):
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await client.aclose()
+        writer.close()
+
+    asyncio.run(use())
+    return seen
+
+
+def test_what_comes_later_is_handed_on_once_and_in_order(bundled_server: Any) -> None:
+    async def during(writer: Any) -> None:
+        for n in range(500):
+            writer.xadd("s", {"n": str(n)})
+
+    assert follow(bundled_server, during, lambda seen: len(seen) >= 500) == [str(n) for n in range(500)]
+
+
+def test_one_bad_entry_does_not_end_it(bundled_server: Any) -> None:
+    async def during(writer: Any) -> None:
+        writer.xadd("s", {"n": "bad"})
+        writer.xadd("s", {"n": "good"})
+
+    assert follow(bundled_server, during, lambda seen: len(seen) >= 2) == ["bad", "good"]
+
+
+def test_a_broken_connection_loses_nothing(bundled_server: Any) -> None:
+    async def during(writer: Any) -> None:
+        for n in range(20):
+            writer.xadd("s", {"n": str(n)})
+            if n % 5 == 0:
+                for client in writer.client_list():
+                    if client["name"] == "copyrisk-api":
+                        writer.client_kill(client["addr"])
+            await asyncio.sleep(0.01)
+
+    assert follow(bundled_server, during, lambda seen: len(seen) >= 20) == [str(n) for n in range(20)]
+
+
+def test_a_stream_that_began_anew_is_followed(bundled_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("copyrisk.api.tail._LOOK_AGAIN_S", 0.05)
+
+    async def during(writer: Any) -> None:
+        writer.xadd("s", {"n": "old"})
+        await asyncio.sleep(0.1)
+        writer.delete("s")
+        writer.xadd("s", {"n": "new"}, id="1-0")
+
+    assert follow(bundled_server, during, lambda seen: "new" in seen)[-1] == "new"
