@@ -5,6 +5,8 @@ import base64
 import hmac
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -35,6 +37,7 @@ from copyrisk.operations import COMMANDS, add_commands
 from copyrisk.settings import load_settings
 from copyrisk.signing import MasterSecret
 from copyrisk.store.api_keys import BadRecord, KeyRecord, KeyState, parse_record, record_text
+from tests.test_permissions import documented
 
 MASTER = "the master secret of these tests, 32 and more"
 SECRETS = MasterSecret(MASTER.encode())
@@ -184,6 +187,25 @@ def test_a_key_is_made_shown_once_listed_and_revoked(run: Run, bundled_server: A
     kept = b"".join(client.dump(name) or b"" for name in client.scan_iter())
     assert secret.encode() not in kept and MASTER.encode() not in kept
     client.close()
+
+
+def test_the_user_that_the_page_describes_may_do_it(redis_server: Any, run: Run) -> None:
+    with redis_server.client() as client:
+        client.function_flush()
+        rules = ("reset", "on", ">pw", "resetkeys", "resetchannels", "-@all", *documented("keys"))
+        client.execute_command("ACL", "SETUSER", "keys", *rules)
+    url = redis_server.url.replace("unix://", "unix://keys:pw@")
+    key_id = json.loads(run(*NEW, "--json", url=url)[1])["key_id"]
+    assert run("keys", "revoke", key_id, url=url)[0] == 0
+    assert "revoked" in run("keys", "list", url=url)[1]
+
+
+def test_the_whole_command_line(bundled_server: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "copyrisk.cli", "--redis", bundled_server.url, *NEW, "--json"]
+    environ = {**os.environ, "COPYRISK_API_SECRET_FILE": secret_file(tmp_path)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["secret"].startswith("crs_")
 
 
 def test_a_key_for_programs(run: Run) -> None:

@@ -1,13 +1,21 @@
 """What can be read over HTTP: figures, orders, answers, decisions, cascades, the audit trail; of one's own accounts."""
 
-import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from copyrisk.api.app import make_app
+from copyrisk.api.copying import copying_routes
+from copyrisk.api.copying_models import FollowerPage, Relationship, RelationshipCheck, RelationshipPage
+from copyrisk.api.documents import Shape
+from copyrisk.api.reading import reading_routes
+from copyrisk.api.reading_models import KeyAnswer, OneOrder, OrderPage, Portfolio
+from copyrisk.api.report_models import CascadeList, CascadePage, DecisionPage, HistoryPage, TrailPage
+from copyrisk.api.reports import report_routes
 from copyrisk.audit import AuditKind, Entry
+from copyrisk.following import SETTING_NAMES
 from copyrisk.store import library, trail_search
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.trail import Trail
@@ -355,9 +363,38 @@ def test_an_accounts_history_is_its_own(desk: CascadeDesk, caller: Caller) -> No
     assert refusal(caller.get("/api/accounts/live/1/history?before=-")) == (422, "invalid_before")
 
 
-def test_the_document_says_what_there_is(caller: Caller) -> None:
-    paths = caller.get("/api/openapi.json").json()["paths"]
+def test_the_document_says_what_there_is(house: House) -> None:
+    paths = make_app([make(house.api) for make in (copying_routes, reading_routes, report_routes)]).openapi()["paths"]
     audit = {one["name"]: one["schema"] for one in paths["/api/audit"]["get"]["parameters"]}
     assert audit["limit"]["type"] == "integer" and audit["kind"]["enum"] == [kind.value for kind in AuditKind]
-    body = paths["/api/copy-trading/follow"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert json.dumps(body).count("multiplier") == 1 and body["required"] == ["master_id", "follower_id"]
+    follow = paths["/api/copy-trading/follow"]["post"]
+    body = follow["requestBody"]["content"]["application/json"]["schema"]
+    assert {*SETTING_NAMES} <= body["properties"].keys() and body["required"] == ["master_id", "follower_id"]
+    assert [one["name"] for one in follow["parameters"]] == ["Idempotency-Key"]
+
+
+def test_answers_are_as_they_are_documented(desk: CascadeDesk, caller: Caller) -> None:
+    desk.followers(1)
+    desk.client.set("copy_follower_master:F0:provider_id", "M")
+    desk.open_master("O")
+    desk.replicate()
+    desk.begin_and_cascade()
+    desk.tick()
+    desk.open("copy_follower:F0", "X", idempotency_key="K")
+    made: tuple[tuple[str, type[Shape]], ...] = (
+        ("portfolios/copy_follower/F0", Portfolio),
+        (f"orders?{where(F0)}", OrderPage),
+        (f"orders/X?{where(F0)}", OneOrder),
+        (f"orders/answers/K?{where(F0)}", KeyAnswer),
+        ("decisions/O", DecisionPage),
+        ("cascades", CascadeList),
+        (f"cascades/{EVENT}", CascadePage),
+        ("audit", TrailPage),
+        ("accounts/copy_follower/F0/history", HistoryPage),
+        ("copy-trading/accounts/F0", Relationship),
+        ("copy-trading/masters/M/followers", FollowerPage),
+        ("copy-trading/relationships", RelationshipPage),
+        ("copy-trading/relationships?check=true", RelationshipCheck),
+    )
+    for path, shape in made:
+        shape.model_validate(data(caller.get(f"/api/{path}")), strict=True)

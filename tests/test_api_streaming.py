@@ -32,7 +32,7 @@ from copyrisk.api.happenings import (
     parse_position,
 )
 from copyrisk.api.streaming import Pace
-from copyrisk.api.subscriber import Subscriber
+from copyrisk.api.subscriber import Subscriber, queued
 from copyrisk.api.watching import LIVE, READ_AT_ONCE, portfolio_words
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.embedded import EmbeddedServer
@@ -288,10 +288,13 @@ ENTRIES = [
 
 
 def told(stream: Stream) -> list[tuple[str, str, str]]:
-    found: list[tuple[str, str, str]] = []
-    while not found or found[-1][1] != "last":
-        said = stream.next("breaches", "liquidations", "replications")
-        found.append((said.event, said.data["cause"], said.data["reason"]))
+    return [(said.event, said.data["cause"], said.data["reason"]) for said in told_whole(stream)]
+
+
+def told_whole(stream: Stream) -> list[Said]:
+    found: list[Said] = []
+    while not found or found[-1].data["cause"] != "last":
+        found.append(stream.next("breaches", "liquidations", "replications", "gap"))
     return found
 
 
@@ -317,7 +320,26 @@ def test_entries_of_the_trail_come_under_their_topics(desk: Desk, house: House) 
         ("breaches", "last", "level_at_or_below_warning"),
     ]
     with Stream(house.caller(), "topics=breaches,liquidations,replications", last=begin.id) as stream:
-        assert told(stream) == live
+        again = told_whole(stream)
+    assert [(said.event, said.data["cause"], said.data["reason"]) for said in again] == live
+    for number, said in enumerate(again[:-1]):  # wherever a reader is cut off
+        is_half = said.data["seq"] == again[number + 1].data["seq"]  # it is told of that entry again
+        with Stream(house.caller(), "topics=breaches,liquidations,replications", last=said.id) as stream:
+            assert told(stream) == live[number + (not is_half) :]
+
+
+def test_who_follows_one_of_two_topics_is_told_once(desk: Desk, house: House) -> None:
+    trail, caller = trail_of(desk), house.caller()
+    trail.append([Entry(AuditKind.WARNING, "live:1", "before")])
+    for topic in ("breaches", "liquidations"):
+        with Stream(caller, f"topics={topic}") as stream:
+            stream.next("begin")
+            trail.append([Entry(AuditKind.LIQUIDATION, "live:1", "both", "level_at_or_below_critical")])
+            seq = stream.next(topic).data["seq"]
+        trail.append([Entry(AuditKind.LIQUIDATION, "live:1", "next", "level_at_or_below_critical")])
+        for _ in "ab":
+            with Stream(caller, f"topics={topic}", last=stream.last) as later:
+                assert later.next(topic, "gap").data["seq"] == seq + 1
 
 
 def test_who_sees_some_accounts_is_told_of_those_and_of_no_others(desk: Desk, house: House) -> None:
@@ -703,7 +725,7 @@ def test_everything_is_told_once_in_order_or_is_in_a_gap_that_says_from_where(
             seen = Position(place, seen.events) if is_trail else Position(seen.trail, place)
             if is_mine:
                 topic = Topic.BREACHES if is_trail else Topic.ORDERS
-                one.offer(Happening(topic, None, {"n": number}), b'{"n":%d}' % number, place, seen)
+                one.offer(queued(Happening(topic, None, {}), b'{"n":%d}' % number, place, seen))
                 made.append((seen, topic))
     last = Position(START, START)
     for event, event_id, _ in parsed(b"".join(pieces)):

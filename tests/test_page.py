@@ -5,17 +5,28 @@ import gzip
 import os
 import re
 import shutil
+import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from copyrisk.api.app import make_app
 from copyrisk.api.pages import POLICY, static_routes
+from copyrisk.api.tokens import make_token
+from copyrisk.daemon import make_engine
+from copyrisk.embedded import EmbeddedServer
+from tests.api_house import ALL_SCOPES, House, served, working
+from tests.conftest import Server
 from tests.page_house import TOKEN, PageHouse, cascade, entry, page_house
+from tests.trading import Desk, until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -37,7 +48,7 @@ PAGES = {
     "account": "#/account/live/17",
     "cascade": "#/cascade/c-17-1",
 }
-DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
 # ---- files, without a browser
@@ -136,7 +147,7 @@ def opened(browser: Browser, house: PageHouse) -> Iterator[Opening]:
     def open_page(
         where: str = "#/", *, charts: bool = False, token: str = TOKEN, clock: bool = False, **given: Any
     ) -> Page:
-        context = browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce", **given})
+        context = browser.new_context(**{"viewport": WIDE, "reduced_motion": "reduce", **given})
         contexts.append(context)
         context.set_default_timeout(10_000)
         page = context.new_page()
@@ -167,7 +178,6 @@ def is_fault(said: Any) -> bool:
 
 def go(page: Page, where: str) -> None:
     page.evaluate("where => { location.hash = where; }", where)
-    page.wait_for_function("document.title !== 'copyrisk desk'")
 
 
 def tile(page: Page, label: str) -> Any:
@@ -451,7 +461,7 @@ CONTRAST, BLEMISHES = ((HERE / name).read_text() for name in ("page_contrast.js"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["dark", "light"])
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desk", "phone"])
 def test_every_page_can_be_read_in_every_theme_and_width(
     opened: Opening, house: PageHouse, theme: str, size: dict[str, int]
 ) -> None:
@@ -489,8 +499,78 @@ def test_charts_are_drawn_and_go_on(opened: Opening, house: PageHouse) -> None:
     page = opened(charts=True)
     expect(page.locator(".plot[data-drawn]")).to_have_count(3)
     points = "[...document.querySelectorAll('.plot')].at(-1).data[0].x.length"
-    page.wait_for_function(f"{points} > 120")
+    until(lambda: page.evaluate(points) > 120)
     before = page.evaluate(points)
-    page.wait_for_function(f"{points} > {before}")
+    until(lambda: page.evaluate(points) > before)
     assert page.locator(".barlayer .point").count() == 12
     expect(page.get_by_role("group", name="Margin levels")).to_contain_text("200\u2013300 %: 147 accounts")
+
+
+# ---- with the API itself
+
+
+@contextmanager
+def real_house(tmp_path: Path) -> Iterator[tuple[House, str]]:
+    """The whole API with a daemon that acts and workers; and a token for a person who may see everything."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "people.pem").write_bytes(public)
+    with EmbeddedServer.start() as running, ExitStack() as stack:
+        desk = Desk(Server(running.url, running.pid), valuation__quote_max_age_ms=0)
+        stack.callback(desk.close)
+        for account, balance in {"live:1": 10_000, "live:2": 560, "live:3": 120, "strategy_provider:M": 6_000}.items():
+            desk.account(account, balance=balance)
+            desk.office.order(account, "O1" if account != "strategy_provider:M" else "SP1")
+        desk.account("demo:4", leverage="none")
+        stop, engine = threading.Event(), make_engine(desk.new_client(), desk.settings)
+        ticking = threading.Thread(target=lambda: deque(engine.run(stop), maxlen=0))
+        ticking.start()
+        stack.callback(engine.close)
+        stack.callback(ticking.join)
+        stack.callback(stop.set)
+        stack.enter_context(working(desk))
+        flags = {"valuation__quote_max_age_ms": 0, "api__desk": True, "api__desk_refresh_ms": 200}
+        house = stack.enter_context(served(desk, api__token_keys_file=str(tmp_path / "people.pem"), **flags))
+        yield house, make_token(private, "ana", ALL_SCOPES, ["*"], 600)
+
+
+@pytest.mark.slow
+def test_the_page_understands_the_real_api(browser: Browser, tmp_path: Path) -> None:
+    with real_house(tmp_path) as (house, token), browser.new_context(viewport=WIDE) as context:
+        page, faults = context.new_page(), []
+        context.set_default_timeout(20_000)
+        page.on("pageerror", lambda fault: faults.append(str(fault)))
+        page.on("console", lambda said: faults.append(said.text) if is_fault(said) else None)
+        page.goto(f"{house.url}/#token={token}")
+        expect(page.locator("body")).to_have_attribute("data-live", "live", timeout=20_000)
+        expect(tile(page, "accounts")).to_have_text("5")
+        expect(tile(page, "unknown")).to_have_text("1")
+        expect(page.get_by_role("table", name="Why accounts are unknown")).to_contain_text("leverage invalid")
+        first = page.locator("#closest tbody tr").first
+        expect(first).to_contain_text("live:3")
+        expect(first).to_contain_text("warning")
+        expect(page.locator(".plot[data-drawn]")).to_have_count(3, timeout=20_000)
+
+        go(page, "#/ladder/EURUSD")
+        expect(page.locator("#rungs tbody tr")).to_have_count(31)
+        expect(page.get_by_role("table", name="Accounts that a move")).to_contain_text("live:3")
+        go(page, "#/what-if?EURUSD=-0.6")
+        expect(page.get_by_role("table", name="Accounts that would be closed out")).to_contain_text("live:2")
+
+        go(page, "#/account/live/1")
+        expect(page.locator("#orders tbody tr")).to_have_count(1)
+        expect(page.locator("main .state")).to_have_text("live")
+        order = {"user_type": "live", "user_id": "1", "symbol": "EURUSD", "order_type": "BUY", "order_quantity": "0.5"}
+        assert house.caller().post("/api/orders/instant/execute", order).status_code == 200
+        expect(page.locator("#orders tbody tr")).to_have_count(2)
+        expect(page.locator("#history")).to_contain_text("opened")
+
+        go(page, "#/")
+        house.desk.quote("1.0838", "1.08385")  # live:3 breaks its critical level
+        closed = page.get_by_role("table", name="Latest warnings and closes").get_by_role("row", name="liquidation")
+        expect(closed.first).to_contain_text("live:3", timeout=20_000)
+        go(page, "#/audit?kind=liquidation&account=live%3A3")
+        expect(page.locator("#entries tbody tr").first).to_contain_text("liquidation")
+        go(page, "#/account/live/9")
+        expect(page.get_by_role("alert").filter(has_text="unknown_account").first).to_be_visible()
+        assert not faults

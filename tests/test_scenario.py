@@ -150,7 +150,7 @@ class Twin:
 
     def check(self, move: float, level_pct: float, end: float) -> None:
         """That this is the first move on the way to `end` at which the level is reached; NaN: none is."""
-        grid = np.geomspace(1.0, end, 48)
+        grid = np.geomspace(1.0, end, 32)
         values = [self.above(factor, level_pct)[0] for factor in grid]
         reached = next((k for k, value in enumerate(values) if value <= 0.0), None)
         noise = 1e-12 * self.gross() * max(1.0, end, 1.0 / (1.0 + move) if move > -1.0 else 1.0)
@@ -213,7 +213,7 @@ def lots_held(house: House, row: int, quote: int) -> float:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(held_accounts, min_size=1, max_size=2), RULES)
 def test_crossings_are_where_the_whole_valuation_reaches_the_levels(accounts: Any, rules: Any) -> None:
     check_crossings(House(accounts, rules))

@@ -18,12 +18,15 @@ import pytest
 import redis
 
 from copyrisk import RowCode, SizeCode
+from copyrisk.daemon import make_engine
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.operations import COMMANDS
 from copyrisk.roles import ROLES
+from tests.api_house import Caller, data, served, working
 from tests.backoffice import BackOffice, now_ms
 from tests.test_metrics_processes import Endpoint, environment
-from tests.trading import until
+from tests.test_permissions import limit
+from tests.trading import Desk, until
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -39,6 +42,7 @@ USERS = {
     "gateway": ("gateway",),
     "recorder": ("recorder",),
     "notifier": ("notifier",),
+    "api": ("api",),
 }
 OPERATOR = "user copyrisk-operator on resetpass allkeys allchannels +@all -@dangerous +info"
 
@@ -114,6 +118,8 @@ def test_the_site_has_what_is_made_from_the_code(site: Path) -> None:
     reference = (site / "reference.html").read_text()
     assert all(f'id="copyrisk._core.{name}"' in reference for name in ("value_accounts", "judge_quotes"))
     assert all(f"<code>{code.name}</code>" in reference for code in (*RowCode, *SizeCode))
+    routes = (site / "http.html").read_text()
+    assert all(f"<code>{route}</code>" in routes for route in ("POST /api/orders/instant/execute", "GET /api/stream"))
     found = json.loads((site / "search" / "search_index.json").read_text())
     assert any("margin_level" in entry["text"] for entry in found["docs"])
 
@@ -307,6 +313,8 @@ def test_each_role_works_as_its_user_over_tls(tmp_path: Path) -> None:
             "DATABASE_URL": f"sqlite:///{tmp_path}/db",
             "PROVIDER_URL": f"tcp://127.0.0.1:{provider}",
             "AUDIT_FOLDER": str(tmp_path / "audit"),
+            "API_PORT": free_port(),
+            "API_SECRET": "of this test alone, and of 32 bytes or more",
         }
         environ = environment(**more)
         operator = environ | of_file(tmp_path / "operator.env")
@@ -341,6 +349,50 @@ def test_each_role_works_as_its_user_over_tls(tmp_path: Path) -> None:
         refused = {(said["username"], said["reason"], said["object"]) for said in client.acl_log()}
         assert {one for one in refused if one[2] not in (b"client|setinfo", "client|setinfo")} == set()
         assert codes == [0] * len(running), (tmp_path / "log").read_text()[-3000:]
+
+
+def _ask_everything(caller: Caller) -> None:
+    """Each kind of route, with an order, a relationship and what can be read of them."""
+    live, master = {"user_type": "live", "user_id": "1"}, {"user_type": "strategy_provider", "user_id": "M"}
+    placed = {"symbol": "EURUSD", "order_type": "BUY", "order_quantity": "0.1"}
+    order = data(caller.post("/api/orders/instant/execute", live | placed, key="k1"))["order_id"]
+    data(caller.post("/api/copy-trading/orders/strategy-provider", master | placed))
+    data(caller.post("/api/copy-trading/follow", {"master_id": "M", "follower_id": "F", "investment": "500"}))
+    data(caller.send("PUT", "/api/copy-trading/accounts/F", {"multiplier": "2"}))
+    for act in ("pause", "resume"):
+        data(caller.post(f"/api/copy-trading/accounts/F/{act}"))
+    whose = "user_type=live&user_id=1"
+    for path in (
+        *("portfolios/live/1", f"orders?{whose}", f"orders/{order}?{whose}", f"orders/answers/k1?{whose}"),
+        *("copy-trading/accounts/F", "copy-trading/masters/M/followers", "copy-trading/relationships?check=true"),
+        *("cascades", "audit", "accounts/live/1/history", "risk/summary", "risk/ladder", "risk/ladder/EURUSD"),
+    ):
+        data(caller.get(f"/api/{path}"))
+    data(caller.post("/api/risk/what-if", {"moves": {"EURUSD": "-5"}}, key=None))
+    data(caller.send("DELETE", "/api/copy-trading/accounts/F"))
+
+
+@pytest.mark.slow
+def test_the_api_works_as_its_user(redis_server: Any) -> None:
+    """It may do what docs/settings.md says, needs no more, and what it answers is right."""
+    desk = Desk(redis_server)
+    desk.account("live:1")
+    desk.account("strategy_provider:M", balance="100000")
+    own = desk.server
+    with working(desk):
+        engine = make_engine(desk.new_client(), desk.settings, acts=False)
+        engine.tick()
+        engine.close()
+        limit(desk, "api")
+        with served(desk, api__desk=True, api__desk_refresh_ms=200, valuation__quote_max_age_ms=0) as house:
+            desk.server = own  # keys are made by operators
+            caller = house.caller()
+            until(lambda: caller.get("/api/risk/summary").status_code == 200, 20)
+            _ask_everything(caller)
+    refused = {(seen["reason"], seen["object"]) for seen in desk.client.acl_log()}
+    desk.client.acl_log_reset()
+    assert refused - {("command", "client|setinfo"), ("command", "subscribe")} == set()
+    desk.close()
 
 
 # ---- backup, integration

@@ -50,6 +50,7 @@ HOUSE = (
     "api.risk_models api.risk",
     "api.parameters api.copying_models api.copying_acts api.copying_bodies api.copying",
     "api.reading_models api.reading api.report_models api.reports",
+    "api.pages",
     "api.app api.serve",
     "demo.access demo.market demo.feed demo.seed demo.clients demo.trades demo.view demo.run",
     "cli",

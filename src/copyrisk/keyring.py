@@ -79,7 +79,8 @@ def add_key_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     new = actions.add_parser("new", help="make a key; its secret is shown this once")
     new.add_argument("--name", required=True, metavar="NAME", help="whose it is, for people")
     new.add_argument("--scopes", required=True, metavar="SCOPE,...", help="what it may do: docs/access.md")
-    new.add_argument("--accounts", required=True, metavar="WHOM,...", help="to whom: '*', 'TYPE:*', TYPE:ID")
+    whom = "to whom: '*', 'TYPE:*', TYPE:ID"
+    new.add_argument("--accounts", required=True, dest="granted", metavar="WHOM,...", help=whom)
     new.add_argument("--expires-days", type=int, metavar="DAYS", help=f"1 to {_LONGEST_DAYS}; otherwise never")
     known = actions.add_parser("list", help="all keys, without their secrets")
     for action in (new, known):
@@ -125,7 +126,7 @@ def _wanted(options: argparse.Namespace) -> KeyRecord:
         raise ConfigError(f"--expires-days takes a number from 1 to {_LONGEST_DAYS}")
     try:
         scopes = parse_scopes(word.strip() for word in options.scopes.split(","))
-        grant = parse_grant(word.strip() for word in options.accounts.split(","))
+        grant = parse_grant(word.strip() for word in options.granted.split(","))
     except InvalidId as fault:
         raise ConfigError(str(fault), code=fault.code) from None
     now_ms = _now_ms()

@@ -120,7 +120,7 @@ class KeyCallers:
         if known is None or not 0 <= now_ms - known.read_ms < RECORD_MS:
             known = await self._read(key_id, now_ms)
         state = known.record.state(now_ms)
-        if state is KeyState.REVOKED :
+        if state is KeyState.REVOKED or key_id in self._revoked:
             raise ApiError("the key was revoked", code="revoked_key")
         if state is KeyState.EXPIRED:
             raise ApiError("the key has expired", code="expired_key")

@@ -14,6 +14,7 @@ _IDENTITY = ("account_number", "email")
 
 
 def unknown_field(name: str) -> ApiError:
+    """The refusal of a field that nobody reads."""
     return ApiError(f"there is no field {name[:_SHOWN_CHARS]!a} here", code="unknown_field")
 
 

@@ -4,7 +4,7 @@ Nobody who is slow holds up anybody else: what is offered to a reader is put dow
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import redis.asyncio
@@ -24,7 +24,7 @@ from copyrisk.api.happenings import (
     from_event,
     parse_place,
 )
-from copyrisk.api.subscriber import Subscriber
+from copyrisk.api.subscriber import Queued, Subscriber, queued
 from copyrisk.api.watching import Watch
 from copyrisk.identifiers import Account
 from copyrisk.settings import Settings
@@ -132,11 +132,10 @@ class Feeds:
         if stream == keys.AUDIT_TRAIL:
             self._take_trail(place, said)
             return
-        self._events = place
+        before, self._events = Position(self._trail, self._events), place
         wanted = self._wanted & EVENT_TOPICS
         if wanted:
-            for happening in from_event(said, wanted):
-                self._tell(happening, place)
+            self._tell(from_event(said, wanted), place, before)
 
     def _take_trail(self, place: Place, said: Mapping[str, str]) -> None:
         if self._last_trail != START and place.first != self._last_trail.first + 1:
@@ -146,27 +145,31 @@ class Feeds:
             for one in self._all:
                 one.begin_anew()
         self._last_trail = place
-        found: Iterable[Happening] = ()
+        before = Position(self._trail, self._events)
+        found: Sequence[Happening] = ()
         if self._wanted & TRAIL_TOPICS:
             found = self._reader.take(said.get(_ENTRY, ""))
         else:
             self._reader.forget()
         if self._reader.is_between:  # who comes back must find an entry's first part
             self._trail = place
-        for happening in found:
-            self._tell(happening, place)
+        self._tell(found, place, before)
 
-    def _tell(self, happening: Happening, place: Place) -> None:
-        shared: bytes | None = None
-        seen = Position(self._trail, self._events)
-        for one in self._readers_of(happening):
-            if not one.wants(happening):
-                continue
-            if one.sees_all or "said" not in happening.data:
-                shared = text = shared or one.text_of(happening)
-            else:
-                text = one.text_of(happening)
-            one.offer(happening, text, place, seen)
+    def _tell(self, found: Sequence[Happening], place: Place, before: Position) -> None:
+        """Put down what came of an entry; whoever hears of it under two topics was told of it with the second."""
+        now = Position(self._trail, self._events)
+        for number, happening in enumerate(found, 1):
+            shared: dict[Position, Queued] = {}
+            for one in self._readers_of(happening):
+                if not one.wants(happening):
+                    continue
+                seen = before if any(one.wants(other) for other in found[number:]) else now
+                if not one.sees_all and "said" in happening.data:
+                    one.offer(queued(happening, one.text_of(happening), place, seen))
+                    continue
+                if seen not in shared:
+                    shared[seen] = queued(happening, one.text_of(happening), place, seen)
+                one.offer(shared[seen])
 
     def _readers_of(self, happening: Happening) -> Iterable[Subscriber]:
         if not self._by_account:

@@ -156,9 +156,12 @@ def _cut(said: dict[str, Any]) -> dict[str, Any]:
     return {**said, "cut": cut} if cut else said
 
 
+_encoded = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
 def written(data: Any) -> bytes:
     """JSON, in one line."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
+    return _encoded(data).encode()
 
 
 def _no_number(word: str) -> Any:

@@ -1,6 +1,6 @@
 """What a reader missed: read again from the trail and the events, as far as they still have it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import hiredis
@@ -21,7 +21,7 @@ from copyrisk.api.happenings import (
     parse_place,
     written,
 )
-from copyrisk.api.subscriber import Subscriber, event_text
+from copyrisk.api.subscriber import Subscriber, copies_text, event_text
 from copyrisk.errors import StoreUnavailable
 from copyrisk.store.functions import text
 
@@ -103,11 +103,11 @@ async def _replay_trail(client: Any, one: Subscriber, since: Position, end: End)
             break
         pieces = []
         for place, said in page:
-            at = place
+            at, before = place, told
             found = reader.take(said.get("entry", ""))
             if reader.is_between:
                 told = Position(place, since.events)
-            pieces += [_event(one, happening, told) for happening in found if one.wants(happening)]
+            pieces += _texts(one, found, before, told)
         looked += len(page)
         yield b"".join(pieces)
     if at < end.last:
@@ -126,8 +126,8 @@ async def _replay_events(client: Any, one: Subscriber, since: Position, end: End
             break
         pieces = []
         for place, said in page:
-            at, told = place, Position(since.trail, place)
-            pieces += [_event(one, happening, told) for happening in from_event(said, topics) if one.wants(happening)]
+            at, before, told = place, told, Position(since.trail, place)
+            pieces += _texts(one, from_event(said, topics), before, told)
         looked += len(page)
         yield b"".join(pieces)
     if at < end.last:
@@ -139,11 +139,15 @@ async def _page(client: Any, stream: str, after: Place, last: Place) -> list[tup
     return [(parse_place(text(entry_id)), {text(k): text(v) for k, v in said.items()}) for entry_id, said in found]
 
 
+def _texts(one: Subscriber, found: Sequence[Happening], before: Position, now: Position) -> list[bytes]:
+    """What a reader is told of an entry: of it under two topics, with the second only it was told."""
+    wanted = [happening for happening in found if one.wants(happening)]
+    return [_event(one, happening, now if happening is wanted[-1] else before) for happening in wanted]
+
+
 def _event(one: Subscriber, happening: Happening, told: Position) -> bytes:
     data = one.text_of(happening)
-    if happening.is_copy:
-        data = b'{"copies":[' + data + b"]}"
-    return event_text(happening.topic.value, data, str(told))
+    return event_text(happening.topic.value, copies_text([data]) if happening.is_copy else data, str(told))
 
 
 def gap(topics: frozenset[Topic], since: Position) -> bytes:

@@ -18,25 +18,11 @@ class DecisionPage(Shape):
     next: str | None
 
 
-class CascadeLine(Shape):
-    """A cascade without its followers. One that cannot be read has an id and a code as its state."""
-
-    id: str
-    state: str
-    master: str | None = None
-    started_ms: int | None = None
-    finished_ms: int | None = None
-    followers: int | None = None
-    done: int | None = None
-    flat: int | None = None
-    failed: int | None = None
-    waiting: int | None = None
-    duration_ms: int | None = None
-    result_usd: str | None = None
-
-
 class CascadeList(Shape):
-    """Those that are running, and the last ones that have ended, of masters that the caller may see."""
+    """Those that are running, and the last 50 that have ended, of masters that the caller may see.
+
+    One that cannot be read has its id, and a code as its state.
+    """
 
     cascades: list[dict[str, Any]]
 

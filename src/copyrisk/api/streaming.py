@@ -74,6 +74,7 @@ def stream_routes(api: Api) -> APIRouter:
         summary="Portfolios, breaches, liquidations, replications, orders and the summary as server-sent events",
         response_model=None,
         response_class=EventStream,
+        status_code=200,
         responses={status: said for status, said in responses(None).items() if status != 200},
     )
     async def stream(

@@ -7,12 +7,12 @@ out unsaid: when too much waits, all of it gives way to one `gap` that says how 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from copyrisk.api.happenings import ITEMS, START, TRAIL_TOPICS, Happening, Place, Position, Sees, Topic, written
 from copyrisk.identifiers import Account
 
-#: What may wait for one reader.
+#: What may wait for one reader; a hundred copies count as one, for they are sent as one.
 QUEUE_LIMIT, QUEUE_BYTES = 1_000, 4 << 20
 #: About how much is handed out at once: what is handed out cannot be replaced by what is newer.
 _PIECE_BYTES = 16_384
@@ -28,16 +28,38 @@ def event_text(name: str, data: bytes, event_id: str = "") -> bytes:
     return b"".join((*words, b"data: ", data, b"\n\n"))
 
 
-@dataclass(slots=True)
-class _Queued:
-    """What waits; several texts only of copies."""
+def copies_text(texts: Iterable[bytes]) -> bytes:
+    """Copies as they are told together."""
+    return b'{"copies":[' + b",".join(texts) + b"]}"
+
+
+class Queued(NamedTuple):
+    """What waits, shared by all who are told the same.
+
+    Attributes
+    ----------
+    is_trail : bool
+        Whether its entry is one of the trail.
+    is_copy : bool
+        Whether it is sent together with those of its kind next to it.
+    place : Place
+        Of its entry.
+    seen : Position
+        Up to where all was taken, this included.
+    """
 
     topic: Topic
     is_trail: bool
     is_copy: bool
     place: Place
     seen: Position
-    texts: list[bytes] = field(default_factory=list)
+    text: bytes
+
+
+def queued(happening: Happening, text: bytes, place: Place, seen: Position) -> Queued:
+    """A happening in these words."""
+    is_trail = happening.topic in TRAIL_TOPICS and not happening.is_copy
+    return Queued(happening.topic, is_trail, happening.is_copy, place, seen, text)
 
 
 class Subscriber:
@@ -81,8 +103,8 @@ class Subscriber:
         self.ended = ""
         self.told = self._done = Position(START, START)
         self._has_begun = False
-        self._queue: deque[_Queued] = deque()
-        self._bytes = 0
+        self._queue: deque[Queued] = deque()
+        self._weight = self._bytes = 0  # of what is queued
         self._gap: tuple[Counter[str], set[str], Position] | None = None  # dropped, of these unknown, since when
         self._newest: dict[str, tuple[str, bytes]] = {}
 
@@ -97,8 +119,9 @@ class Subscriber:
     def begin(self, since: Position, now: Position) -> None:
         """What lies up to `now` is not for the queue; up to `since` it was told before."""
         self.told, self._done, self._has_begun = since, now, True
-        self._queue = deque(one for one in self._queue if not self._is_done(one.is_trail, one.place))
-        self._bytes = sum(len(text) for one in self._queue for text in one.texts)
+        waiting, self._queue, self._weight, self._bytes = self._queue, deque(), 0, 0
+        for one in waiting:
+            self.offer(one)
         if self._gap is not None:  # it was there before anybody knew from where
             self._gap = (*self._gap[:2], now)
 
@@ -110,27 +133,14 @@ class Subscriber:
 
     # ---- what waits
 
-    def offer(self, happening: Happening, text: bytes, place: Place, seen: Position) -> None:
-        """Queue what happened.
-
-        Parameters
-        ----------
-        place : Place
-            Of its entry, in the trail or the events, as `happening.topic` and `is_copy` say.
-        seen : Position
-            Up to where all was taken, this included.
-        """
-        is_trail = happening.topic in TRAIL_TOPICS and not happening.is_copy
-        if self._has_begun and self._is_done(is_trail, place):
+    def offer(self, one: Queued) -> None:
+        """Queue what happened."""
+        if self._has_begun and self._is_done(one):
             return
-        last = self._queue[-1] if self._queue else None
-        if happening.is_copy and self._has_begun and last is not None and last.is_copy and len(last.texts) < ITEMS:
-            last.texts.append(text)
-            last.seen = seen
-        else:
-            self._queue.append(_Queued(happening.topic, is_trail, happening.is_copy, place, seen, [text]))
-        self._bytes += len(text)
-        if len(self._queue) > QUEUE_LIMIT or self._bytes > QUEUE_BYTES:
+        self._queue.append(one)
+        self._weight += 1 if one.is_copy else ITEMS
+        self._bytes += len(one.text)
+        if self._weight > QUEUE_LIMIT * ITEMS or self._bytes > QUEUE_BYTES:
             self._drop()
         self.wake.set()
 
@@ -153,19 +163,18 @@ class Subscriber:
         self.lose(TRAIL_TOPICS)
         self.told = Position(START, self.told.events)
 
-    def _is_done(self, is_trail: bool, place: Place) -> bool:
-        return place <= (self._done.trail if is_trail else self._done.events)
+    def _is_done(self, one: Queued) -> bool:
+        return one.place <= (self._done.trail if one.is_trail else self._done.events)
 
     def _reached(self) -> Position:
         return _later(self.told, self._done)
 
     def _drop(self) -> None:
         counts, unknown, since = self._gap or (Counter(), set(), self._reached())
-        for one in self._queue:
-            counts[one.topic.value] += len(one.texts)
+        counts.update(one.topic.value for one in self._queue)
         self._gap = counts, unknown, since
         self._queue.clear()
-        self._bytes = 0
+        self._weight = self._bytes = 0
 
     # ---- what is sent
 
@@ -177,10 +186,8 @@ class Subscriber:
             self._gap = None
         size = 0
         while self._queue and size < _PIECE_BYTES:
-            one = self._queue.popleft()
-            pieces.append(self._queued_text(one))
+            pieces.append(self._next())
             size += len(pieces[-1])
-            self._bytes -= sum(map(len, one.texts))
         size = 0
         while self._newest and size < _PIECE_BYTES:
             name, text = self._newest.pop(STATUS if STATUS in self._newest else next(iter(self._newest)))
@@ -190,10 +197,24 @@ class Subscriber:
             self.wake.clear()
         return b"".join(pieces)
 
-    def _queued_text(self, one: _Queued) -> bytes:
+    def _next(self) -> bytes:
+        """The next of what is queued; of copies, all that come next."""
+        one = self._popped()
+        data = one.text
+        if one.is_copy:
+            texts = [data]
+            while self._queue and self._queue[0].is_copy and len(texts) < ITEMS:
+                one = self._popped()
+                texts.append(one.text)
+            data = copies_text(texts)
         self.told = _later(one.seen, self._reached())
-        data = b'{"copies":[' + b",".join(one.texts) + b"]}" if one.is_copy else one.texts[0]
         return event_text(one.topic.value, data, str(self.told))
+
+    def _popped(self) -> Queued:
+        one = self._queue.popleft()
+        self._weight -= 1 if one.is_copy else ITEMS
+        self._bytes -= len(one.text)
+        return one
 
     def _gap_text(self, counts: Counter[str], unknown: set[str], since: Position) -> bytes:
         dropped: dict[str, int | None] = {**counts, **dict.fromkeys(unknown)}

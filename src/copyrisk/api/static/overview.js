@@ -219,7 +219,8 @@ function replicationPart() {
     ...part,
     draw({ replication }) {
       const last = replication?.last_event_ms;
-      fill(told, `${count(replication?.events)} orders, ${count(replication?.copies)} copies, ${count(replication?.skipped)} skipped; p50 ${duration(replication?.p50_ms)}, p99 ${duration(replication?.p99_ms)}; last `,
+      const speed = replication?.copies === 0 ? "" : `; p50 ${duration(replication?.p50_ms)}, p99 ${duration(replication?.p99_ms)}`;
+      fill(told, `Last minute: ${count(replication?.events)} orders, ${count(replication?.copies)} copies, ${count(replication?.skipped)} skipped${speed}; last order `,
         isKnown(last) && numberOf(last) > 0 ? time(last) : "unknown");
       part.draw();
     },
