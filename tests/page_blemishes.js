@@ -18,4 +18,4 @@
     if (getComputedStyle(node).textAlign !== "right") bad.push(`a number on the left: ${node.textContent}`);
   }
   return bad;
-}
+};

@@ -25,4 +25,4 @@
     if (ratio < 4.5) poor.push(`${node.className} "${text.slice(0, 30)}" ${ratio.toFixed(2)}`);
   }
   return [seen, poor];
-}
+};

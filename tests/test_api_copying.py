@@ -78,7 +78,9 @@ def operators(desk: CopyDesk) -> list[Any]:
 
 
 def test_from_the_first_to_the_last_day(desk: CopyDesk, caller: Caller) -> None:
-    made = data(caller.post(f"{ROOT}/follow", FOLLOW | {"multiplier": 1.50, "symbols_denied": "XAUUSD"}))
+    made = data(
+        caller.post(f"{ROOT}/follow", FOLLOW | {"multiplier": 1.50, "symbols_denied": "XAUUSD", "email": "a@b.example"})
+    )
     acted = {"follower_id": "F", "copy_status": "active", "master_id": "M", "open_copies": [], "behind": ""}
     assert made == acted
     there = {
@@ -106,6 +108,7 @@ def test_from_the_first_to_the_last_day(desk: CopyDesk, caller: Caller) -> None:
     assert [one["cause"] for one in operators(desk)] == ["follow", "pause", "resume", "settings", "unfollow"]
     assert {one["said"]["user"] for one in operators(desk)} == {caller.key_id}
     assert {tuple(one["said"]["accounts"]) for one in operators(desk)} == {(TAG,)}
+    assert "a@b.example" not in str(operators(desk))
     assert [entry["type"] for entry in desk.audit(TAG)] == ["follow", "pause", "resume", "settings", "unfollow"]
 
 
@@ -217,7 +220,9 @@ class Meddled(Pipe):
     meddling: list[tuple[str, str]]
 
 
-def test_settings_that_change_meanwhile_are_read_again(desk: CopyDesk) -> None:
+def test_settings_that_change_meanwhile_are_read_again(redis_server: Any) -> None:
+    desk = CopyDesk(redis_server)
+    library.load(desk.client)
     desk.follower("F", sl_percentage="4")
     pipe = Meddled(desk.new_client())
     pipe.meddling = [("sl_percentage", "5"), ("max_lot_size", "2"), ("wallet_balance", "1"), ("never", "reached")]
@@ -232,6 +237,7 @@ def test_settings_that_change_meanwhile_are_read_again(desk: CopyDesk) -> None:
         change_settings(pipe, act("settings", "K2"), change, CopyDefaults())
     assert busy.value.code == "account_busy"
     pipe.close()
+    desk.close()
 
 
 def test_changes_of_many_at_once_are_all_kept(desk: CopyDesk, caller: Caller) -> None:

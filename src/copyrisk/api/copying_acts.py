@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from copyrisk.sql.database import Database
 
 Event = dict[str, str]
+#: What of a request says who somebody is.
+IDENTITY = "identity"
 _MISSING, _FOLLOWS_ALREADY = "account_missing", "already_following"
 #: What may pass by itself: it is not what the request is answered from now on.
 _MAY_PASS = frozenset(
@@ -139,7 +141,8 @@ def _missing(pipe: Pipe, act: Act, message: str) -> ApiError:
 def _record(pipe: Pipe, act: Act) -> None:
     """Write down what is about to be done, and for whom."""
     crash.reach("acts.begun")
-    said = {"accounts": [str(act.account)], "idempotency_key": act.key, **act.said}
+    known = {name: value for name, value in act.said.items() if name != IDENTITY}  # the trail is for ever
+    said = {"accounts": [str(act.account)], "idempotency_key": act.key, **known}
     record_act(pipe, act.type, user=act.caller, **said)
     crash.reach("acts.recorded")
 

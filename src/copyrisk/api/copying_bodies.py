@@ -5,7 +5,7 @@ from typing import Any
 
 from copyrisk import identifiers
 from copyrisk.api.answers import ApiError
-from copyrisk.api.copying_acts import Following
+from copyrisk.api.copying_acts import IDENTITY, Following
 from copyrisk.api.copying_models import WORDS
 from copyrisk.following import SETTING_NAMES, FollowRequest, check_request, check_settings
 
@@ -36,7 +36,7 @@ def parse_following(body: Mapping[str, Any]) -> tuple[Following, dict[str, Any]]
     given = {name: _setting(body, name) for name in SETTING_NAMES if name in body}
     request = FollowRequest(follower, amount, texts.get("account_number", ""), texts.get("email", ""), given)
     candidate = check_request(request, master)
-    said = {"master": master, "investment": candidate.investment, "identity": texts, "settings": candidate.settings}
+    said = {"master": master, "investment": candidate.investment, IDENTITY: texts, "settings": candidate.settings}
     return Following(master, request), said
 
 

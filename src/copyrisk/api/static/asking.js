@@ -19,7 +19,10 @@ export function makeAsking() {
       return answer;
     } catch (fault) {
       if (mine.signal.aborted) return undefined;
-      say(node, fault instanceof ApiRefusal ? `${fault.message} (${fault.code})` : `the page has failed: ${fault.message}`);
+      say(
+        node,
+        fault instanceof ApiRefusal ? `${fault.message} (${fault.code})` : `the page has failed: ${fault.message}`,
+      );
       node.hidden = false;
       return undefined;
     } finally {

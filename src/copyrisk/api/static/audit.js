@@ -5,7 +5,17 @@ import { entriesTable } from "./entries.js";
 import { count } from "./format.js";
 import { ask } from "./http.js";
 
-const KINDS = ["warning", "liquidation", "cascade", "replication", "operator", "brake", "kill", "protection", "restart"];
+const KINDS = [
+  "warning",
+  "liquidation",
+  "cascade",
+  "replication",
+  "operator",
+  "brake",
+  "kill",
+  "protection",
+  "restart",
+];
 const PAGE = 50;
 const MOST_CALLS = 20;
 
@@ -21,7 +31,11 @@ export function auditView({ query }) {
   function parameters() {
     const { kind, account, from, to } = fields;
     return {
-      kind: kind.value, account: account.value.trim(), from_ms: momentOf(from.value), to_ms: momentOf(to.value), limit: PAGE,
+      kind: kind.value,
+      account: account.value.trim(),
+      from_ms: momentOf(from.value),
+      to_ms: momentOf(to.value),
+      limit: PAGE,
     };
   }
 
@@ -31,7 +45,9 @@ export function auditView({ query }) {
     let [found, at] = [before === null ? [] : entries, before];
     const full = found.length + PAGE;
     for (let call = 0; call < MOST_CALLS && found.length < full; call += 1) {
-      const page = await asking.run((signal) => ask("/api/audit", { parameters: { ...parameters(), before: at }, signal }));
+      const page = await asking.run((signal) =>
+        ask("/api/audit", { parameters: { ...parameters(), before: at }, signal }),
+      );
       if (page === undefined) {
         say(told, "");
         return;
@@ -49,25 +65,51 @@ export function auditView({ query }) {
   function submit(event) {
     event.preventDefault();
     const { kind, account, from, to } = fields;
-    const given = Object.entries({ kind: kind.value, account: account.value.trim(), from: from.value, to: to.value }).filter(([, value]) => value);
+    const given = Object.entries({
+      kind: kind.value,
+      account: account.value.trim(),
+      from: from.value,
+      to: to.value,
+    }).filter(([, value]) => value);
     history.replaceState(null, "", `#/audit${given.length ? `?${new URLSearchParams(given)}` : ""}`);
     search();
   }
 
   older.addEventListener("click", () => search(next));
-  const form = h("form", { class: "search", id: "audit", on: { submit } },
-    labelled("Kind", fields.kind), labelled("Account", fields.account), labelled("From", fields.from), labelled("Until", fields.to),
-    h("button", { type: "submit", class: "main", text: "Search" }), told);
+  const form = h(
+    "form",
+    { class: "search", id: "audit", on: { submit } },
+    labelled("Kind", fields.kind),
+    labelled("Account", fields.account),
+    labelled("From", fields.from),
+    labelled("Until", fields.to),
+    h("button", { type: "submit", class: "main", text: "Search" }),
+    told,
+  );
   return {
-    title: "Audit", node: panel("Audit trail", { wide: "full" }, form, asking.node, table.node, h("div", { class: "row" }, older)),
-    begin: () => search(), drop: asking.drop,
+    title: "Audit",
+    node: panel("Audit trail", { wide: "full" }, form, asking.node, table.node, h("div", { class: "row" }, older)),
+    begin: () => search(),
+    drop: asking.drop,
   };
 }
 
 function searchFields(query) {
-  const kind = h("select", { id: "audit-kind" }, h("option", { value: "", text: "every kind" }), KINDS.map((one) => h("option", { value: one, text: one })));
+  const kind = h(
+    "select",
+    { id: "audit-kind" },
+    h("option", { value: "", text: "every kind" }),
+    KINDS.map((one) => h("option", { value: one, text: one })),
+  );
   kind.value = KINDS.includes(query.get("kind")) ? query.get("kind") : "";
-  const account = h("input", { id: "audit-account", placeholder: "live:17", autocomplete: "off", spellcheck: "false", maxlength: "96", value: query.get("account") });
+  const account = h("input", {
+    id: "audit-account",
+    placeholder: "live:17",
+    autocomplete: "off",
+    spellcheck: "false",
+    maxlength: "96",
+    value: query.get("account"),
+  });
   const at = (name) => h("input", { id: `audit-${name}`, type: "datetime-local", step: "1", value: query.get(name) });
   return { kind, account, from: at("from"), to: at("to") };
 }

@@ -24,7 +24,12 @@ export function colour(name) {
 function axis(given = {}) {
   const line = colour("line");
   return {
-    gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true, fixedrange: true,
+    gridcolor: line,
+    zerolinecolor: line,
+    linecolor: line,
+    tickcolor: line,
+    automargin: true,
+    fixedrange: true,
     ...given,
     title: given.title ? { text: given.title, font: { size: 11 }, standoff: 6 } : undefined,
   };
@@ -32,13 +37,22 @@ function axis(given = {}) {
 
 function layoutOf({ x, y, legend = false, shapes = [], annotations = [], ...more }) {
   return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: colour("muted") },
     margin: { l: 8, r: 10, t: legend ? 26 : 8, b: 8 },
-    showlegend: legend, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
+    showlegend: legend,
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("text") } },
-    hovermode: "x unified", dragmode: false, bargap: 0.12, autosize: true,
-    xaxis: axis(x), yaxis: axis(y), shapes, annotations, ...more,
+    hovermode: "x unified",
+    dragmode: false,
+    bargap: 0.12,
+    autosize: true,
+    xaxis: axis(x),
+    yaxis: axis(y),
+    shapes,
+    annotations,
+    ...more,
   };
 }
 
@@ -63,7 +77,11 @@ export function makeChart(label, draw) {
       say(plot, "The chart library is not installed on the server.");
       return;
     }
-    await plotly.react(plot, wanted.traces, layoutOf(wanted.layout), { displayModeBar: false, responsive: false, scrollZoom: false });
+    await plotly.react(plot, wanted.traces, layoutOf(wanted.layout), {
+      displayModeBar: false,
+      responsive: false,
+      scrollZoom: false,
+    });
     plot.dataset.drawn = "yes";
   }
 

@@ -19,7 +19,11 @@ const BEAT_MS = 500;
 const SEQUENCE_MS = 1_500;
 
 const VIEWS = {
-  overview: overviewView, ladder: ladderView, "what-if": whatIfView, audit: auditView, account: accountView,
+  overview: overviewView,
+  ladder: ladderView,
+  "what-if": whatIfView,
+  audit: auditView,
+  account: accountView,
   cascade: cascadeView,
 };
 let shown = null; // {view, drop}
@@ -60,7 +64,11 @@ function show() {
     if (link.dataset.page === page) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  shown = draw(make ? make({ rest, query }) : { title: "No such page", node: h("p", { class: "lonely", text: "There is no such page." }) });
+  shown = draw(
+    make
+      ? make({ rest, query })
+      : { title: "No such page", node: h("p", { class: "lonely", text: "There is no such page." }) },
+  );
   document.title = `${shown.title} \u2013 copyrisk desk`;
   scrollTo(0, 0);
   return beat();
@@ -88,7 +96,11 @@ onLeaving((reason) => {
 // ---- the bar
 
 const CONNECTION = {
-  off: "signed out", connecting: "connecting", open: "live", lost: "connection lost, trying again", refused: "refused",
+  off: "signed out",
+  connecting: "connecting",
+  open: "live",
+  lost: "connection lost, trying again",
+  refused: "refused",
 };
 
 function connectionWords() {
@@ -122,7 +134,11 @@ function beat() {
 function drawAges(rows) {
   const list = at("ages");
   list.hidden = !live.hasHouse;
-  if (list.children.length !== rows.length) fill(list, rows.map(([label]) => h("div", {}, h("dt", { text: label }), h("dd"))));
+  if (list.children.length !== rows.length)
+    fill(
+      list,
+      rows.map(([label]) => h("div", {}, h("dt", { text: label }), h("dd"))),
+    );
   rows.forEach(([, text, age], row) => {
     const value = list.children[row].lastElementChild;
     say(value, text);
@@ -134,16 +150,24 @@ function alarms(state, tickAge) {
   if (token() === null) return [];
   const { summary } = live;
   const said = [];
-  if (state === "old" && live.state === "refused") said.push(["bad", `The server refuses live figures: ${live.refusal.message} (${live.refusal.code}).`]);
-  else if (state === "old" && live.state !== "open") said.push(["bad", "Connection lost: these figures are old. Trying again."]);
-  else if (state === "old" && silentMs() > LOUD_MS) said.push(["bad", "Nothing has arrived for more than 5 s: these figures are old."]);
-  else if (state === "old") said.push(["bad", "The desk's book is old: its figures are withheld until it is up to date."]);
-  if (state === "live" && summary && tickAge === null) said.push(["bad", "No tick of the daemon is known: nobody is warned or closed out."]);
-  else if (state === "live" && tickAge > LOUD_MS) said.push(["bad", "The daemon has not ticked for more than 5 s: nobody is warned or closed out."]);
+  if (state === "old" && live.state === "refused")
+    said.push(["bad", `The server refuses live figures: ${live.refusal.message} (${live.refusal.code}).`]);
+  else if (state === "old" && live.state !== "open")
+    said.push(["bad", "Connection lost: these figures are old. Trying again."]);
+  else if (state === "old" && silentMs() > LOUD_MS)
+    said.push(["bad", "Nothing has arrived for more than 5 s: these figures are old."]);
+  else if (state === "old")
+    said.push(["bad", "The desk's book is old: its figures are withheld until it is up to date."]);
+  if (state === "live" && summary && tickAge === null)
+    said.push(["bad", "No tick of the daemon is known: nobody is warned or closed out."]);
+  else if (state === "live" && tickAge > LOUD_MS)
+    said.push(["bad", "The daemon has not ticked for more than 5 s: nobody is warned or closed out."]);
   const halted = summary?.halted ?? [];
-  if (summary && summary.halted === null) said.push(["bad", "Whether trading is halted is unknown: the kill switch cannot be read."]);
+  if (summary && summary.halted === null)
+    said.push(["bad", "Whether trading is halted is unknown: the kill switch cannot be read."]);
   if (halted.length) said.push(["halt", `Halted by the kill switch: ${halted.join(", ")}`]);
-  if (live.dropped) said.push(["note", `${live.dropped} or more entries are missing from the live list; the audit page has them all.`]);
+  if (live.dropped)
+    said.push(["note", `${live.dropped} or more entries are missing from the live list; the audit page has them all.`]);
   return said;
 }
 
@@ -152,7 +176,10 @@ function drawAlarms(said) {
   const box = at("alarms");
   if (box.dataset.told === told) return; // said once, not twice a second
   box.dataset.told = told;
-  fill(box, said.map(([kind, text]) => h("p", { class: kind, text })));
+  fill(
+    box,
+    said.map(([kind, text]) => h("p", { class: kind, text })),
+  );
 }
 
 // ---- what one can do everywhere

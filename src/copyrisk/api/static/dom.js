@@ -20,8 +20,12 @@ export function h(tag, props = {}, ...children) {
 /** A panel with a heading; `aside` stands at the right of the heading. */
 export function panel(title, { wide = "", aside = null, id = null } = {}, ...children) {
   const heading = h("h2", { text: title });
-  return h("section", { class: `panel ${wide}`.trim(), id, "aria-label": title },
-    h("header", {}, heading, aside), ...children);
+  return h(
+    "section",
+    { class: `panel ${wide}`.trim(), id, "aria-label": title },
+    h("header", {}, heading, aside),
+    ...children,
+  );
 }
 
 /** Replace the text only if it differs, so that live regions say only what is new. */

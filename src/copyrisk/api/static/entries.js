@@ -7,9 +7,11 @@ const SAID_CHARS = 20_000;
 
 /** What an entry says, folded away; text as it stands there. */
 export function said(value) {
-  if (value === null || value === undefined || (typeof value === "object" && !Object.keys(value).length)) return "\u2013";
+  if (value === null || value === undefined || (typeof value === "object" && !Object.keys(value).length))
+    return "\u2013";
   const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
-  const shown = text.length > SAID_CHARS ? `${text.slice(0, SAID_CHARS)}\n(cut; copyrisk-run audit show has all of it)` : text;
+  const shown =
+    text.length > SAID_CHARS ? `${text.slice(0, SAID_CHARS)}\n(cut; copyrisk-run audit show has all of it)` : text;
   return h("details", {}, h("summary", { text: "show" }), h("pre", { text: shown }));
 }
 
@@ -17,7 +19,10 @@ export const kindMark = (kind) => h("span", { class: "kind", data: { kind }, tex
 
 export function entriesTable(caption, empty) {
   return makeTable({
-    caption, empty, keyOf: (row) => row.seq, id: "entries",
+    caption,
+    empty,
+    keyOf: (row) => row.seq,
+    id: "entries",
     columns: [
       { label: "time", cell: (row) => time(row.ts_ms) },
       { label: "kind", cell: (row) => kindMark(row.kind) },

@@ -8,7 +8,10 @@ const GROUPED = new Map();
 
 function grouped(digits) {
   if (!GROUPED.has(digits)) {
-    GROUPED.set(digits, new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+    GROUPED.set(
+      digits,
+      new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }),
+    );
   }
   return GROUPED.get(digits);
 }
@@ -79,13 +82,17 @@ const two = (number) => String(number).padStart(2, "0");
 export function time(value, { date = "auto" } = {}) {
   const ms = numberOf(value);
   const when = new Date(ms);
-  if (!Number.isFinite(ms) || ms <= 0 || Number.isNaN(when.getTime())) return h("span", { class: "unknown", text: UNKNOWN });
+  if (!Number.isFinite(ms) || ms <= 0 || Number.isNaN(when.getTime()))
+    return h("span", { class: "unknown", text: UNKNOWN });
   const day = `${when.getFullYear()}-${two(when.getMonth() + 1)}-${two(when.getDate())}`;
   const clock = `${two(when.getHours())}:${two(when.getMinutes())}:${two(when.getSeconds())}`;
   const isToday = when.toDateString() === new Date().toDateString();
   const utc = when.toISOString();
-  return h("time", { datetime: utc, title: `${utc.replace("T", " ").replace("Z", "")} UTC`,
-    text: date === "auto" && isToday ? clock : `${day} ${clock}` });
+  return h("time", {
+    datetime: utc,
+    title: `${utc.replace("T", " ").replace("Z", "")} UTC`,
+    text: date === "auto" && isToday ? clock : `${day} ${clock}`,
+  });
 }
 
 /** A text, marked if it says that something is unknown. */

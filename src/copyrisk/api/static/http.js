@@ -40,7 +40,11 @@ export async function open(path, { signal, headers = {}, ...options } = {}) {
   let response;
   try {
     response = await fetch(path, {
-      ...options, signal, cache: "no-store", credentials: "omit", redirect: "error",
+      ...options,
+      signal,
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
       headers: { ...headers, Authorization: `Bearer ${bearer}` },
     });
   } catch (fault) {
@@ -56,7 +60,10 @@ export async function open(path, { signal, headers = {}, ...options } = {}) {
 /** The `data` of an answer. */
 export async function ask(path, { parameters = {}, body, signal } = {}) {
   const limit = AbortSignal.timeout(TIME_LIMIT_MS);
-  const options = { signal: signal ? AbortSignal.any([signal, limit]) : limit, headers: { Accept: "application/json" } };
+  const options = {
+    signal: signal ? AbortSignal.any([signal, limit]) : limit,
+    headers: { Accept: "application/json" },
+  };
   if (body !== undefined) {
     Object.assign(options, { method: "POST", body: JSON.stringify(body) });
     options.headers["Content-Type"] = "application/json";

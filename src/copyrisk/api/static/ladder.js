@@ -2,7 +2,19 @@
 import { makeAsking } from "./asking.js";
 import { colour, makeChart } from "./charts.js";
 import { fill, h, panel, say } from "./dom.js";
-import { accountHref, accountLink, count, digitsOf, figure, isKnown, lots, move, numberOf, price, stateMark } from "./format.js";
+import {
+  accountHref,
+  accountLink,
+  count,
+  digitsOf,
+  figure,
+  isKnown,
+  lots,
+  move,
+  numberOf,
+  price,
+  stateMark,
+} from "./format.js";
 import { ask, pathOf } from "./http.js";
 import { makeTable } from "./table.js";
 
@@ -31,14 +43,19 @@ function repeating(asking, question, draw) {
 function crossing(side, kind) {
   return (row) => {
     const at = row[side]?.[kind];
-    return at ? h("span", {}, h("b", { text: move(at.move_pct) }), ` ${price(at.price, row.bid)}`) : h("span", { class: "faint", text: "\u2013" });
+    return at
+      ? h("span", {}, h("b", { text: move(at.move_pct) }), ` ${price(at.price, row.bid)}`)
+      : h("span", { class: "faint", text: "\u2013" });
   };
 }
 
 function listView() {
   const asking = makeAsking();
   const table = makeTable({
-    caption: "The nearest crossing of each symbol", id: "symbols", keyOf: (row) => row.symbol, hrefOf: (row) => ladderHref(row.symbol),
+    caption: "The nearest crossing of each symbol",
+    id: "symbols",
+    keyOf: (row) => row.symbol,
+    hrefOf: (row) => ladderHref(row.symbol),
     empty: "No account holds a position.",
     columns: [
       { label: "symbol", cell: (row) => h("a", { href: ladderHref(row.symbol), text: row.symbol }) },
@@ -52,9 +69,21 @@ function listView() {
       { label: "rises: first critical", number: true, cell: crossing("up", "critical") },
     ],
   });
-  const node = panel("Liquidation ladder", { wide: "full" },
-    h("p", { class: "hint", text: "How far each symbol must move, everything else as it is, until the first account is warned or closed out." }), asking.node, h("div", { class: "figures" }, table.node));
-  const again = repeating(asking, (signal) => ask("/api/risk/ladder", { signal }), (found) => table.update(found.symbols ?? []));
+  const node = panel(
+    "Liquidation ladder",
+    { wide: "full" },
+    h("p", {
+      class: "hint",
+      text: "How far each symbol must move, everything else as it is, until the first account is warned or closed out.",
+    }),
+    asking.node,
+    h("div", { class: "figures" }, table.node),
+  );
+  const again = repeating(
+    asking,
+    (signal) => ask("/api/risk/ladder", { signal }),
+    (found) => table.update(found.symbols ?? []),
+  );
   return { title: "Liquidation ladder", node, ...again, drop: asking.drop };
 }
 
@@ -67,11 +96,22 @@ function symbolView(symbol) {
   const rungs = rungsTable();
   const nearest = nearestTable();
   const choose = symbolChoice(symbol);
-  const node = h("div", { class: "grid" },
+  const node = h(
+    "div",
+    { class: "grid" },
     panel(symbol, { wide: "full", aside: choose.node }, asking.node, head),
-    panel("Accounts by price", { wide: "figures half" }, charts[0].node), panel("Lots by price", { wide: "figures half" }, charts[1].node),
-    panel("Rungs", { wide: "figures two-thirds", aside: h("span", { class: "hint", text: "cumulative from the current price outward" }) }, rungs.node),
-    panel("Nearest accounts", { wide: "figures third" }, nearest.node));
+    panel("Accounts by price", { wide: "figures half" }, charts[0].node),
+    panel("Lots by price", { wide: "figures half" }, charts[1].node),
+    panel(
+      "Rungs",
+      {
+        wide: "figures two-thirds",
+        aside: h("span", { class: "hint", text: "cumulative from the current price outward" }),
+      },
+      rungs.node,
+    ),
+    panel("Nearest accounts", { wide: "figures third" }, nearest.node),
+  );
 
   function draw(found) {
     node.classList.remove("old");
@@ -84,7 +124,9 @@ function symbolView(symbol) {
   asking.fell = () => node.classList.toggle("old", !asking.node.hidden);
   const again = repeating(asking, (signal) => ask(`/api/risk/ladder/${pathOf(symbol)}`, { signal }), draw);
   return {
-    title: `Ladder of ${symbol}`, node, beat: again.beat,
+    title: `Ladder of ${symbol}`,
+    node,
+    beat: again.beat,
     begin() {
       again.begin();
       choose.begin();
@@ -99,14 +141,34 @@ function symbolView(symbol) {
 
 function symbolChoice(symbol) {
   const asking = makeAsking();
-  const select = h("select", { id: "symbol", on: { change: () => { location.hash = ladderHref(select.value); } } }, h("option", { value: symbol, text: symbol }));
+  const select = h(
+    "select",
+    {
+      id: "symbol",
+      on: {
+        change: () => {
+          location.hash = ladderHref(select.value);
+        },
+      },
+    },
+    h("option", { value: symbol, text: symbol }),
+  );
   return {
-    node: h("span", { class: "choice" }, h("label", { for: "symbol", text: "Symbol" }), select, h("a", { href: "#/ladder", text: "all symbols" })),
+    node: h(
+      "span",
+      { class: "choice" },
+      h("label", { for: "symbol", text: "Symbol" }),
+      select,
+      h("a", { href: "#/ladder", text: "all symbols" }),
+    ),
     drop: asking.drop,
     async begin() {
       const found = await asking.run((signal) => ask("/api/risk/ladder", { signal }));
       const names = new Set([symbol, ...(found?.symbols ?? []).map((row) => row.symbol)]);
-      fill(select, [...names].sort().map((name) => h("option", { value: name, text: name })));
+      fill(
+        select,
+        [...names].sort().map((name) => h("option", { value: name, text: name })),
+      );
       select.value = symbol;
     },
   };
@@ -114,10 +176,18 @@ function symbolChoice(symbol) {
 
 function drawFacts(head, found) {
   const facts = [
-    ["bid", price(found.bid)], ["ask", price(found.ask)], ["accounts", count(found.accounts)], ["lots", lots(found.lots)],
-    ["there already: warning", count(found.already?.warning)], ["there already: critical", count(found.already?.critical)], ["unknown accounts", count(found.unknown)],
+    ["bid", price(found.bid)],
+    ["ask", price(found.ask)],
+    ["accounts", count(found.accounts)],
+    ["lots", lots(found.lots)],
+    ["there already: warning", count(found.already?.warning)],
+    ["there already: critical", count(found.already?.critical)],
+    ["unknown accounts", count(found.unknown)],
   ];
-  fill(head, facts.map(([label, value]) => h("div", {}, h("dt", { text: label }), h("dd", {}, figure(value)))));
+  fill(
+    head,
+    facts.map(([label, value]) => h("div", {}, h("dt", { text: label }), h("dd", {}, figure(value)))),
+  );
 }
 
 /** From the highest price to the lowest. */
@@ -128,7 +198,11 @@ function withNow(found) {
   const rungs = inOrder(found.rungs ?? []);
   if (!rungs.length || !isKnown(found.bid)) return rungs;
   const above = rungs.filter((row) => row.direction === "up");
-  return [...above, { direction: "now", move_pct: 0, price: found.bid }, ...rungs.filter((row) => row.direction === "down")];
+  return [
+    ...above,
+    { direction: "now", move_pct: 0, price: found.bid },
+    ...rungs.filter((row) => row.direction === "down"),
+  ];
 }
 
 function ladderChart(symbol, unit) {
@@ -136,16 +210,25 @@ function ladderChart(symbol, unit) {
   const chart = makeChart(`${unit} of ${symbol} by price`, () => {
     const rungs = [...inOrder(found?.rungs ?? [])].reverse();
     const middle = (numberOf(found?.bid) + numberOf(found?.ask)) / 2;
-    const series = (kind, colourName) => ["down", "up"].map((direction, at) => {
-      const rows = rungs.filter((row) => row.direction === direction);
-      const points = rows.map((row) => [numberOf(row.price), row[kind]?.[unit] ?? null]);
-      if (Number.isFinite(middle)) direction === "down" ? points.push([middle, 0]) : points.unshift([middle, 0]);
-      return {
-        type: "scatter", mode: "lines", name: kind, legendgroup: kind, showlegend: at === 0, x: points.map((one) => one[0]), y: points.map((one) => one[1]),
-        line: { color: colour(colourName), width: 1.8, shape: direction === "down" ? "vh" : "hv" }, fill: "tozeroy", fillcolor: `${colour(colourName)}22`,
-        hovertemplate: `%{y} ${unit} at ${kind}`,
-      };
-    });
+    const series = (kind, colourName) =>
+      ["down", "up"].map((direction, at) => {
+        const rows = rungs.filter((row) => row.direction === direction);
+        const points = rows.map((row) => [numberOf(row.price), row[kind]?.[unit] ?? null]);
+        if (Number.isFinite(middle)) direction === "down" ? points.push([middle, 0]) : points.unshift([middle, 0]);
+        return {
+          type: "scatter",
+          mode: "lines",
+          name: kind,
+          legendgroup: kind,
+          showlegend: at === 0,
+          x: points.map((one) => one[0]),
+          y: points.map((one) => one[1]),
+          line: { color: colour(colourName), width: 1.8, shape: direction === "down" ? "vh" : "hv" },
+          fill: "tozeroy",
+          fillcolor: `${colour(colourName)}22`,
+          hovertemplate: `%{y} ${unit} at ${kind}`,
+        };
+      });
     const digits = isKnown(found?.bid) ? Math.max(2, digitsOf(numberOf(found.bid))) : 5;
     return {
       traces: [...series("warning", "warning"), ...series("critical", "critical")],
@@ -153,16 +236,50 @@ function ladderChart(symbol, unit) {
         legend: true,
         x: { title: "price", hoverformat: `.${digits}f`, range: reach(rungs, middle) },
         y: { rangemode: "tozero", title: unit },
-        shapes: Number.isFinite(middle) ? [{ type: "line", xref: "x", yref: "paper", x0: middle, x1: middle, y0: 0, y1: 1, line: { color: colour("muted"), width: 1, dash: "dot" } }] : [],
-        annotations: Number.isFinite(middle) ? [{ x: middle, y: 1, yref: "paper", yanchor: "bottom", text: "now", showarrow: false, font: { size: 11, color: colour("muted") } }] : [],
+        shapes: Number.isFinite(middle)
+          ? [
+              {
+                type: "line",
+                xref: "x",
+                yref: "paper",
+                x0: middle,
+                x1: middle,
+                y0: 0,
+                y1: 1,
+                line: { color: colour("muted"), width: 1, dash: "dot" },
+              },
+            ]
+          : [],
+        annotations: Number.isFinite(middle)
+          ? [
+              {
+                x: middle,
+                y: 1,
+                yref: "paper",
+                yanchor: "bottom",
+                text: "now",
+                showarrow: false,
+                font: { size: 11, color: colour("muted") },
+              },
+            ]
+          : [],
       },
-      words: rungs.map((row) => `${move(signedMove(row))}: ${count(row.warning?.[unit])} warning, ${count(row.critical?.[unit])} critical`).join("; "),
+      words: rungs
+        .map(
+          (row) =>
+            `${move(signedMove(row))}: ${count(row.warning?.[unit])} warning, ${count(row.critical?.[unit])} critical`,
+        )
+        .join("; "),
     };
   });
-  return { node: chart.node, drop: chart.drop, show(given) {
-    found = given;
-    chart.redraw();
-  } };
+  return {
+    node: chart.node,
+    drop: chart.drop,
+    show(given) {
+      found = given;
+      chart.redraw();
+    },
+  };
 }
 
 const MOST_OF_IT = 0.97;
@@ -171,7 +288,9 @@ const MOST_OF_IT = 0.97;
 function reach(rungs, middle) {
   if (!rungs.length || !Number.isFinite(middle)) return undefined;
   const far = (direction) => {
-    const rows = rungs.filter((row) => row.direction === direction).sort((one, other) => Math.abs(one.move_pct) - Math.abs(other.move_pct));
+    const rows = rungs
+      .filter((row) => row.direction === direction)
+      .sort((one, other) => Math.abs(one.move_pct) - Math.abs(other.move_pct));
     const most = MOST_OF_IT * (rows.at(-1)?.warning?.accounts ?? 0);
     const last = rows.findIndex((row) => row.warning?.accounts >= most);
     return numberOf(rows[Math.min(rows.length - 1, Math.max(last + 1, 4))]?.price);
@@ -186,12 +305,21 @@ function rungsTable() {
   const cell = (kind, unit) => (row) => {
     if (row.direction === "now") return "";
     const value = row[kind]?.[unit];
-    return value === 0 ? h("span", { class: "faint", text: "0" }) : figure(unit === "lots" ? lots(value) : count(value), kind);
+    return value === 0
+      ? h("span", { class: "faint", text: "0" })
+      : figure(unit === "lots" ? lots(value) : count(value), kind);
   };
   return makeTable({
-    caption: "Accounts and lots that reach warning and critical, by move", id: "rungs", keyOf: (row) => `${row.direction}${row.move_pct}`, empty: "No rungs: the symbol has no price.",
+    caption: "Accounts and lots that reach warning and critical, by move",
+    id: "rungs",
+    keyOf: (row) => `${row.direction}${row.move_pct}`,
+    empty: "No rungs: the symbol has no price.",
     columns: [
-      { label: "move", number: true, cell: (row) => (row.direction === "now" ? h("b", { text: "now" }) : move(signedMove(row))) },
+      {
+        label: "move",
+        number: true,
+        cell: (row) => (row.direction === "now" ? h("b", { text: "now" }) : move(signedMove(row))),
+      },
       { label: "bid", number: true, cell: (row) => figure(price(row.price, row.bid)) },
       { label: "warning: accounts", number: true, cell: cell("warning", "accounts") },
       { label: "lots", number: true, cell: cell("warning", "lots") },
@@ -203,7 +331,10 @@ function rungsTable() {
 
 function nearestTable() {
   return makeTable({
-    caption: "Accounts that a move of this symbol reaches first", keyOf: (row) => `${row.account} ${row.kind}`, hrefOf: (row) => accountHref(row.account), empty: "No account crosses by this symbol alone.",
+    caption: "Accounts that a move of this symbol reaches first",
+    keyOf: (row) => `${row.account} ${row.kind}`,
+    hrefOf: (row) => accountHref(row.account),
+    empty: "No account crosses by this symbol alone.",
     columns: [
       { label: "account", cell: (row) => accountLink(row.account) },
       { label: "reaches", cell: (row) => stateMark(row.kind) },

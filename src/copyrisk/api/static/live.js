@@ -58,7 +58,15 @@ function bookIsOld() {
 
 export function start() {
   stopFollowing();
-  Object.assign(live, { summary: null, seenAt: null, latencies: [], news: [], dropped: 0, hasHouse: true, refusal: null });
+  Object.assign(live, {
+    summary: null,
+    seenAt: null,
+    latencies: [],
+    news: [],
+    dropped: 0,
+    hasHouse: true,
+    refusal: null,
+  });
   begin(WISHES);
 }
 

@@ -2,8 +2,25 @@
 import { colour, makeChart } from "./charts.js";
 import { fill, h, panel, say } from "./dom.js";
 import {
-  STATES, TYPES, accountHref, accountLink, count, duration, figure, isKnown, numberOf, owned, percent, reasonWord, signed, stateMark,
-  stateWord, time, typeWord, usd, usdRounded,
+  STATES,
+  TYPES,
+  accountHref,
+  accountLink,
+  count,
+  duration,
+  figure,
+  isKnown,
+  numberOf,
+  owned,
+  percent,
+  reasonWord,
+  signed,
+  stateMark,
+  stateWord,
+  time,
+  typeWord,
+  usd,
+  usdRounded,
 } from "./format.js";
 import { live } from "./live.js";
 import { makeTable } from "./table.js";
@@ -18,8 +35,16 @@ export function overviewView() {
   const news = newsPart();
 
   function layOut() {
-    fill(node, isHouse ? houseNodes(parts)
-      : h("p", { class: "lonely", text: "This access may see some accounts only, not the house. Open one with the search field (/)." }), news.node);
+    fill(
+      node,
+      isHouse
+        ? houseNodes(parts)
+        : h("p", {
+            class: "lonely",
+            text: "This access may see some accounts only, not the house. Open one with the search field (/).",
+          }),
+      news.node,
+    );
   }
 
   function drawAll() {
@@ -45,7 +70,16 @@ export function overviewView() {
 }
 
 function houseParts() {
-  return [statesPart(), closestPart(), spreadPart(), typesPart(), unknownPart(), tickPart(), replicationPart(), cascadesPart()];
+  return [
+    statesPart(),
+    closestPart(),
+    spreadPart(),
+    typesPart(),
+    unknownPart(),
+    tickPart(),
+    replicationPart(),
+    cascadesPart(),
+  ];
 }
 
 /** Beside the long table of accounts a column of what is short. */
@@ -57,7 +91,9 @@ function houseNodes(parts) {
 // ---- counts
 
 function totalOf(byType, state) {
-  return TYPES.map((type) => byType?.[type]?.[state]).filter(isKnown).reduce((sum, one) => sum + one, 0);
+  return TYPES.map((type) => byType?.[type]?.[state])
+    .filter(isKnown)
+    .reduce((sum, one) => sum + one, 0);
 }
 
 function statesPart() {
@@ -86,7 +122,9 @@ function statesPart() {
 
 function typesPart() {
   const table = makeTable({
-    caption: "Accounts by type and state", keyOf: (row) => row.type, empty: "unknown",
+    caption: "Accounts by type and state",
+    keyOf: (row) => row.type,
+    empty: "unknown",
     columns: [
       { label: "type", cell: (row) => typeWord(row.type) },
       ...STATES.map((state) => ({ label: stateWord(state), number: true, cell: (row) => figure(count(row[state])) })),
@@ -94,7 +132,10 @@ function typesPart() {
   });
   return {
     node: panel("Accounts by type", { wide: "figures" }, table.node),
-    draw: ({ accounts }) => table.update(TYPES.filter((type) => accounts?.by_type?.[type]).map((type) => ({ type, ...accounts.by_type[type] }))),
+    draw: ({ accounts }) =>
+      table.update(
+        TYPES.filter((type) => accounts?.by_type?.[type]).map((type) => ({ type, ...accounts.by_type[type] })),
+      ),
   };
 }
 
@@ -102,7 +143,10 @@ function typesPart() {
 
 function distance(row) {
   const level = numberOf(row.margin_level_pct);
-  const next = level > numberOf(row.warning_level_pct) ? ["warning", numberOf(row.warning_level_pct)] : ["critical", numberOf(row.critical_level_pct)];
+  const next =
+    level > numberOf(row.warning_level_pct)
+      ? ["warning", numberOf(row.warning_level_pct)]
+      : ["critical", numberOf(row.critical_level_pct)];
   if (!Number.isFinite(level) || !Number.isFinite(next[1])) return figure("unknown");
   const points = level - next[1];
   const text = points >= 0 ? `${points.toFixed(2)} to ${next[0]}` : `${(-points).toFixed(2)} below ${next[0]}`;
@@ -111,21 +155,38 @@ function distance(row) {
 
 function closestPart() {
   const table = makeTable({
-    caption: "Accounts closest to their thresholds", id: "closest", keyOf: (row) => row.account, hrefOf: (row) => accountHref(row.account),
+    caption: "Accounts closest to their thresholds",
+    id: "closest",
+    keyOf: (row) => row.account,
+    hrefOf: (row) => accountHref(row.account),
     empty: "No account has a margin level.",
     columns: [
       { label: "account", cell: (row) => accountLink(row.account) },
       { label: "state", cell: (row) => stateMark(row.state) },
       { label: "level", number: true, cell: (row) => figure(percent(row.margin_level_pct)) },
-      { label: "points", number: true, cell: distance, title: "percentage points of margin level to the next threshold" },
-      { label: "warns, closes at", number: true, lesser: true, cell: (row) => `${plain(row.warning_level_pct)}, ${plain(row.critical_level_pct)} %` },
+      {
+        label: "points",
+        number: true,
+        cell: distance,
+        title: "percentage points of margin level to the next threshold",
+      },
+      {
+        label: "warns, closes at",
+        number: true,
+        lesser: true,
+        cell: (row) => `${plain(row.warning_level_pct)}, ${plain(row.critical_level_pct)} %`,
+      },
       { label: "equity", number: true, cell: (row) => owned(row.equity_usd) },
       { label: "used margin", number: true, lesser: true, cell: (row) => figure(usd(row.used_margin_usd)) },
       { label: "open P&L", number: true, cell: (row) => signed(row.open_pnl_usd) },
     ],
   });
   return {
-    node: panel("Closest to their thresholds", { wide: "figures two-thirds tall", aside: h("span", { class: "hint", text: "USD" }) }, table.node),
+    node: panel(
+      "Closest to their thresholds",
+      { wide: "figures two-thirds tall", aside: h("span", { class: "hint", text: "USD" }) },
+      table.node,
+    ),
     draw: ({ closest }) => table.update(closest ?? []),
   };
 }
@@ -147,21 +208,41 @@ function spreadPart() {
     const text = counts.map((one) => (one ? count(one) : ""));
     const top = Math.max(10, ...counts);
     return {
-      traces: [{
-        type: "bar", orientation: "h", y: labels, x: counts.map((one) => (one ? one + 0.5 : null)), text, textposition: "outside", cliponaxis: false,
-        marker: { color: colour("accent-soft"), line: { width: 0 } }, textfont: { color: colour("text") },
-        customdata: counts, hovertemplate: "%{customdata} accounts<extra>%{y} %</extra>",
-      }],
+      traces: [
+        {
+          type: "bar",
+          orientation: "h",
+          y: labels,
+          x: counts.map((one) => (one ? one + 0.5 : null)),
+          text,
+          textposition: "outside",
+          cliponaxis: false,
+          marker: { color: colour("accent-soft"), line: { width: 0 } },
+          textfont: { color: colour("text") },
+          customdata: counts,
+          hovertemplate: "%{customdata} accounts<extra>%{y} %</extra>",
+        },
+      ],
       layout: {
         hovermode: "closest",
-        x: { type: "log", range: [Math.log10(0.7), Math.log10(top * 4)], showticklabels: false, showgrid: false, ticks: "" },
+        x: {
+          type: "log",
+          range: [Math.log10(0.7), Math.log10(top * 4)],
+          showticklabels: false,
+          showgrid: false,
+          ticks: "",
+        },
         y: { type: "category", autorange: "reversed", ticks: "", ticksuffix: " ", showgrid: false },
       },
       words: labels.map((label, at) => `${label} %: ${count(counts[at])} accounts`).join("; "),
     };
   });
   return {
-    node: panel("Margin levels", { wide: "figures", aside: h("span", { class: "hint", text: "accounts by margin level in %, log scale" }) }, chart.node),
+    node: panel(
+      "Margin levels",
+      { wide: "figures", aside: h("span", { class: "hint", text: "accounts by margin level in %, log scale" }) },
+      chart.node,
+    ),
     draw({ histogram }) {
       if (JSON.stringify(histogram) === JSON.stringify(shown)) return;
       shown = histogram;
@@ -175,8 +256,14 @@ function spreadPart() {
 
 function line(name, rows, value, colourName, dash = "solid") {
   return {
-    type: "scatter", mode: "lines", name, x: rows.map((row) => new Date(row.ts_ms)), y: rows.map(value), connectgaps: false,
-    line: { color: colour(colourName), width: 1.6, dash }, hovertemplate: "%{y:.1f} ms",
+    type: "scatter",
+    mode: "lines",
+    name,
+    x: rows.map((row) => new Date(row.ts_ms)),
+    y: rows.map(value),
+    connectgaps: false,
+    line: { color: colour(colourName), width: 1.6, dash },
+    hovertemplate: "%{y:.1f} ms",
   };
 }
 
@@ -188,7 +275,13 @@ function latencyPart(title, hint, tracesOf, wordsOf) {
       traces: tracesOf(rows),
       layout: {
         legend: true,
-        x: { type: "date", range: [new Date(end - CHART_SPAN_MS), new Date(end)], tickformat: "%H:%M", nticks: 6, showgrid: false },
+        x: {
+          type: "date",
+          range: [new Date(end - CHART_SPAN_MS), new Date(end)],
+          tickformat: "%H:%M",
+          nticks: 6,
+          showgrid: false,
+        },
         y: { rangemode: "tozero", ticksuffix: " ms", nticks: 5 },
       },
       words: wordsOf(rows.at(-1)),
@@ -202,26 +295,37 @@ function latencyPart(title, hint, tracesOf, wordsOf) {
 }
 
 function tickPart() {
-  return latencyPart("Tick latency", "last 5 minutes", (rows) => [
-    line("tick takes", rows, (row) => row.tick_ms, "accent"),
-    line("period", rows, (row) => row.period_ms, "muted", "dot"),
-  ], (last) => `The last tick took ${duration(last?.tick_ms)}; the period is ${duration(last?.period_ms)}.`);
+  return latencyPart(
+    "Tick latency",
+    "last 5 minutes",
+    (rows) => [
+      line("tick takes", rows, (row) => row.tick_ms, "accent"),
+      line("period", rows, (row) => row.period_ms, "muted", "dot"),
+    ],
+    (last) => `The last tick took ${duration(last?.tick_ms)}; the period is ${duration(last?.period_ms)}.`,
+  );
 }
 
 function replicationPart() {
-  const part = latencyPart("Replication latency", "from the master's order to the stored copy", (rows) => [
-    line("p50", rows, (row) => row.p50_ms, "accent"),
-    line("p99", rows, (row) => row.p99_ms, "warning"),
-  ], (last) => `p50 ${duration(last?.p50_ms)}, p99 ${duration(last?.p99_ms)}.`);
+  const part = latencyPart(
+    "Replication latency",
+    "from the master's order to the stored copy",
+    (rows) => [line("p50", rows, (row) => row.p50_ms, "accent"), line("p99", rows, (row) => row.p99_ms, "warning")],
+    (last) => `p50 ${duration(last?.p50_ms)}, p99 ${duration(last?.p99_ms)}.`,
+  );
   const told = h("p", { class: "hint" });
   part.node.append(told);
   return {
     ...part,
     draw({ replication }) {
       const last = replication?.last_event_ms;
-      const speed = replication?.copies === 0 ? "" : `; p50 ${duration(replication?.p50_ms)}, p99 ${duration(replication?.p99_ms)}`;
-      fill(told, `Last minute: ${count(replication?.events)} orders, ${count(replication?.copies)} copies, ${count(replication?.skipped)} skipped${speed}; last order `,
-        isKnown(last) && numberOf(last) > 0 ? time(last) : "unknown");
+      const speed =
+        replication?.copies === 0 ? "" : `; p50 ${duration(replication?.p50_ms)}, p99 ${duration(replication?.p99_ms)}`;
+      fill(
+        told,
+        `Last minute: ${count(replication?.events)} orders, ${count(replication?.copies)} copies, ${count(replication?.skipped)} skipped${speed}; last order `,
+        isKnown(last) && numberOf(last) > 0 ? time(last) : "unknown",
+      );
       part.draw();
     },
   };
@@ -233,26 +337,45 @@ function cascadesPart() {
   const bar = (row) => {
     const [done, all] = [numberOf(row.done) + (numberOf(row.failed) || 0), numberOf(row.followers)];
     return Number.isFinite(done) && all > 0
-      ? h("progress", { max: all, value: Math.min(all, done), "aria-label": `${count(done)} of ${count(all)} followers at their end` }) : figure("unknown");
+      ? h("progress", {
+          max: all,
+          value: Math.min(all, done),
+          "aria-label": `${count(done)} of ${count(all)} followers at their end`,
+        })
+      : figure("unknown");
   };
   const table = makeTable({
-    caption: "Cascades in progress", keyOf: (row) => row.id, empty: "No cascade is running.",
+    caption: "Cascades in progress",
+    keyOf: (row) => row.id,
+    empty: "No cascade is running.",
     hrefOf: (row) => `#/cascade/${encodeURIComponent(row.id)}`,
     columns: [
-      { label: "master", cell: (row) => h("a", { href: `#/cascade/${encodeURIComponent(row.id)}`, text: row.master_id }) },
+      {
+        label: "master",
+        cell: (row) => h("a", { href: `#/cascade/${encodeURIComponent(row.id)}`, text: row.master_id }),
+      },
       { label: "progress", wide: true, cell: bar },
       { label: "done", number: true, cell: (row) => figure(`${count(row.done)} of ${count(row.followers)}`) },
-      { label: "failed", number: true, cell: (row) => h("span", { class: row.failed > 0 ? "down" : null, text: count(row.failed) }) },
+      {
+        label: "failed",
+        number: true,
+        cell: (row) => h("span", { class: row.failed > 0 ? "down" : null, text: count(row.failed) }),
+      },
       { label: "state", lesser: true, cell: (row) => reasonWord(row.state) || "unknown" },
       { label: "begun", lesser: true, cell: (row) => time(row.begun_ms) },
     ],
   });
-  return { node: panel("Cascades in progress", { wide: "figures half" }, table.node), draw: ({ cascades }) => table.update(cascades ?? []) };
+  return {
+    node: panel("Cascades in progress", { wide: "figures half" }, table.node),
+    draw: ({ cascades }) => table.update(cascades ?? []),
+  };
 }
 
 function unknownPart() {
   const table = makeTable({
-    caption: "Why accounts are unknown", keyOf: (row) => row[0], empty: "Every account is known.",
+    caption: "Why accounts are unknown",
+    keyOf: (row) => row[0],
+    empty: "Every account is known.",
     columns: [
       { label: "reason", cell: (row) => reasonWord(row[0]) },
       { label: "accounts", number: true, cell: (row) => figure(count(row[1])) },
@@ -266,10 +389,16 @@ function unknownPart() {
 
 function newsPart() {
   const table = makeTable({
-    caption: "Latest warnings and closes", keyOf: (row) => row.key, empty: "None since this page was opened.",
+    caption: "Latest warnings and closes",
+    keyOf: (row) => row.key,
+    empty: "None since this page was opened.",
     columns: [
       { label: "time", cell: ({ data }) => time(data.ts_ms ?? data.now_ms) },
-      { label: "what", cell: ({ data, name }) => h("span", { class: "kind", data: { kind: data.kind ?? name }, text: reasonWord(data.kind ?? name) }) },
+      {
+        label: "what",
+        cell: ({ data, name }) =>
+          h("span", { class: "kind", data: { kind: data.kind ?? name }, text: reasonWord(data.kind ?? name) }),
+      },
       { label: "account", cell: ({ data }) => accountLink(data.account) },
       { label: "reason", wide: true, cell: ({ data }) => reasonWord(data.reason) || "\u2013" },
     ],

@@ -7,7 +7,14 @@ const LONGEST_PAUSE_MS = 10_000;
 const SILENCE_MS = 20_000; // the server says something each 15 s at the latest
 const LONGEST_EVENT = 4_000_000; // characters
 const FINAL_STATUS = new Set([401, 403, 404, 422]);
-const CREDENTIAL_CODES = new Set(["expired_token", "invalid_token", "revoked_key", "expired_key", "unknown_key", "missing_credentials"]);
+const CREDENTIAL_CODES = new Set([
+  "expired_token",
+  "invalid_token",
+  "revoked_key",
+  "expired_key",
+  "unknown_key",
+  "missing_credentials",
+]);
 
 /** Cuts what arrives into events: text comes in pieces that end anywhere. */
 export class EventReader {
@@ -126,9 +133,13 @@ export function follow(topics, { accounts = [], take, tell }) {
 function pause(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve();
-    }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve();
+      },
+      { once: true },
+    );
   });
 }

@@ -8,13 +8,27 @@ import { fill, h } from "./dom.js";
  * `hrefOf(row)`: where Enter, or a click on the row, leads. Returns `{ node, update(rows) }`.
  */
 export function makeTable({ caption, columns, keyOf, hrefOf = null, empty = "nothing", shown = false, id = null }) {
-  const head = h("tr", {}, columns.map((column) => h("th", {
-    scope: "col", class: classOf(column), title: column.title, text: column.label,
-  })));
+  const head = h(
+    "tr",
+    {},
+    columns.map((column) =>
+      h("th", {
+        scope: "col",
+        class: classOf(column),
+        title: column.title,
+        text: column.label,
+      }),
+    ),
+  );
   const body = h("tbody");
   const none = h("p", { class: "none", text: empty });
-  const table = h("table", { id, class: hrefOf ? "walk" : null },
-    h("caption", { class: shown ? null : "unseen", text: caption }), h("thead", {}, head), body);
+  const table = h(
+    "table",
+    { id, class: hrefOf ? "walk" : null },
+    h("caption", { class: shown ? null : "unseen", text: caption }),
+    h("thead", {}, head),
+    body,
+  );
   const scroll = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table);
   const rows = new Map();
   if (hrefOf) walk(body);
@@ -41,8 +55,9 @@ export function makeTable({ caption, columns, keyOf, hrefOf = null, empty = "not
   }
 
   function add(key) {
-    const cells = columns.map((column, place) => h(place === 0 ? "th" : "td",
-      { class: classOf(column), scope: place === 0 ? "row" : null }));
+    const cells = columns.map((column, place) =>
+      h(place === 0 ? "th" : "td", { class: classOf(column), scope: place === 0 ? "row" : null }),
+    );
     const node = h("tr", { data: { key } }, cells);
     const said = columns.map(() => undefined);
     const held = {
@@ -80,7 +95,9 @@ export function makeTable({ caption, columns, keyOf, hrefOf = null, empty = "not
 }
 
 function classOf(column) {
-  return [column.number ? "number" : "", column.wide ? "wide" : "", column.lesser ? "lesser" : ""].join(" ").trim() || null;
+  return (
+    [column.number ? "number" : "", column.wide ? "wide" : "", column.lesser ? "lesser" : ""].join(" ").trim() || null
+  );
 }
 
 const STEPS = { ArrowDown: 1, ArrowUp: -1, j: 1, k: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };

@@ -8,5 +8,6 @@
     // storage is closed to us: the system's preference holds
   }
   const prefersLight = matchMedia("(prefers-color-scheme: light)").matches;
-  document.documentElement.dataset.theme = chosen === "light" || chosen === "dark" ? chosen : prefersLight ? "light" : "dark";
+  document.documentElement.dataset.theme =
+    chosen === "light" || chosen === "dark" ? chosen : prefersLight ? "light" : "dark";
 })();
