@@ -7,6 +7,7 @@ is as lean as a client can be, for it shares the processors with what it measure
 
 import asyncio
 import json
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -53,6 +54,7 @@ def figures(seconds: float = 4.0, rounds: int = 6) -> Iterator[Figure]:
             value = float(np.median(np.percentile(ms, percent, axis=1)))
             yield Figure(f"{name}_order_ms_p{percent}", round(value, 2), "ms", load=load())
     p50s, p99s = (np.percentile(http, percent, axis=1) - np.percentile(stream, percent, axis=1) for percent in (50, 99))
+    yield Figure("http_order_cpu_us", round(there.cpu_us_each, 1), "us", load=load())
     yield difference("http_above_stream_ms_p50", "the same orders through the stream", p50s, "ms")
     yield difference("http_above_stream_ms_p99", "the same orders through the stream", p99s, "ms", target=3.0)
 
@@ -66,9 +68,11 @@ async def _measure(there: "_House", seconds: float, rounds: int) -> tuple[Any, A
     for way in (stream, http):  # connections are made, code is warm
         await _round(there, way, max(count // 4, 20), 1)
     found: dict[bool, list[Any]] = {True: [], False: []}
+    cpu_s = there.cpu_s()
     for number in range(rounds):
         for way in (stream, http) if number % 2 else (http, stream):
             found[way is http].append(await _round(there, way, count, number))
+    there.cpu_us_each = (there.cpu_s() - cpu_s) * 1e6 / (count * rounds)
     return np.array(found[False]), np.array(found[True])
 
 
@@ -222,7 +226,14 @@ class _House:
     socket: str
     port: int
     secret: str
+    api_pid: int
     orders: int = 0
+    cpu_us_each: float = 0.0
+
+    def cpu_s(self) -> float:
+        """Processor time of the API so far."""
+        words = Path(f"/proc/{self.api_pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def quote(self) -> None:
         """A fresh quote."""
@@ -268,13 +279,13 @@ def _house() -> Iterator[_House]:
         secret_file.write_bytes(_SECRET)
         secret_file.chmod(0o600)
         port = _free_port()
-        there = _House(client, client.connection_pool.connection_kwargs["path"], port, master.secret_of(_KEY))
-        there.fill()
-        there.quote()
         rates = {"API_RATE_PER_S": "100000", "API_RATE_BURST": "100000"}
         secrets = {"API_SECRET_FILE": str(secret_file), "API_PORT": str(port), "API_DESK": "false"}
         running.enter_context(process(server.url, "workers"))
-        running.enter_context(process(server.url, "api", **rates, **secrets))
+        api = running.enter_context(process(server.url, "api", **rates, **secrets))
+        path = client.connection_pool.connection_kwargs["path"]
+        there = _House(client, path, port, master.secret_of(_KEY), api.pid)
+        there.fill()
         _wait_for(port)
         yield there
 

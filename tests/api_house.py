@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+import uvloop
 
 from copyrisk import signing
 from copyrisk.api.context import Api
@@ -151,7 +152,8 @@ def _serve(
     settings: Settings, desk: Desk, ready: "Future[tuple[str, Api, Any]]", stop: threading.Event, seen: Vitals
 ) -> None:
     try:
-        asyncio.run(_run(settings, desk, ready, stop, seen))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings, desk, ready, stop, seen))
     except BaseException as failure:
         if ready.done():
             raise

@@ -24,6 +24,9 @@ from copyrisk.commands import (
     parse_report,
 )
 from copyrisk.errors import InvalidId, Refused
+from copyrisk.execution import decide
+from copyrisk.situation import Outcome
+from tests.order_twin import situation
 
 WHOSE = {"user_type": "live", "user_id": "1001"}
 #: One well-formed command of each type.
@@ -135,6 +138,27 @@ def test_the_price_of_a_market_order_is_ignored() -> None:
 @pytest.mark.parametrize(("said", "flow"), [(None, None), ("rock", "rock"), (" BARCLAYS\n", "barclays")])
 def test_an_order_may_say_which_way_it_goes(kind: str, said: str | None, flow: str | None) -> None:
     assert command(kind, sending_orders=said).sending_orders == flow
+
+
+@pytest.mark.parametrize(
+    ("user_type", "own", "said", "flow"),
+    [
+        *[(kind, "rock", "barclays", "provider") for kind in ("live", "strategy_provider", "copy_follower")],
+        *[(kind, "barclays", "rock", "local") for kind in ("live", "strategy_provider", "copy_follower", "demo")],
+        ("demo", "rock", "barclays", "local"),
+        ("live", "nonsense", "rock", "local"),
+        ("live", None, "barclays", "provider"),
+        ("strategy_provider", "rock", None, "local"),
+    ],
+)
+@pytest.mark.parametrize("kind", sorted(PLACING))
+def test_what_an_order_says_goes_before_what_its_account_has(
+    kind: str, user_type: str, own: str | None, said: str | None, flow: str
+) -> None:
+    asked = command(kind, user_type=user_type, sending_orders=said, order_price="1.07", stop_loss=None)
+    account = situation(account=asked.account, sending_orders=own)
+    outcome = decide(asked, account)
+    assert isinstance(outcome, Outcome) and outcome.order.flow == flow
 
 
 @pytest.mark.parametrize("kind", ["modify", "close", "cancel", "stop_loss", "trigger"])

@@ -221,7 +221,7 @@ def portfolio_words(account: Account, raw: Sequence[bytes], state: str, tick_ms:
     numbers[_RESERVED] = reserved if is_whole else None
     word = "known" if is_known else ("absent" if said and not any(said.values()) else "unknown")
     if state != LIVE:
-        pass
+        word, is_known = state, False
     why = said.get(fields.DEGRADED_FIELDS, "") if said else _UNREADABLE.decode()
     return {
         "account": str(account),
