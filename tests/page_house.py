@@ -328,6 +328,8 @@ class PageHouse:
         Nothing is sent on streams; streams end and new ones are refused; the caller may not see the house.
     entries : list of dict
         Audit trail, oldest first.
+    silent_steps : int
+        For so many turns nothing was sent.
     asked : list of str
         Paths with queries, as they came.
     """
@@ -344,6 +346,7 @@ class PageHouse:
     is_silent: bool = False
     is_cut: bool = False
     is_limited: bool = False
+    silent_steps: int = 0
     asked: list[str] = field(default_factory=list)
     last_ids: list[str | None] = field(default_factory=list)
     is_over: bool = False
@@ -468,6 +471,7 @@ async def _events(house: PageHouse, request: Request, topics: str, accounts: str
         if given not in house.tokens:
             yield event("end", {"code": "expired_token", "message": "this token has expired"})
             return
+        house.silent_steps = house.silent_steps + 1 if house.is_silent else 0
         if not house.is_silent:
             if "summary" in topics and time.monotonic() - last_s > house.period_s:
                 last_s = time.monotonic()

@@ -1,12 +1,15 @@
 """Whatever is wrong with a change of an order: each row of the table has its code, and nothing is sent or changed."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import copyrisk
 from copyrisk.api.master_orders import CHANGES as MASTER_CHANGES
 from copyrisk.api.orders import CHANGES, Change
 from tests.api_house import Caller, House, refusal, served
@@ -267,3 +270,23 @@ def test_signatures_of_other_requests(caller: Caller) -> None:
     assert send({**fresh, "Idempotency-Key": "other"}) == (401, "invalid_signature")
     assert send({**fresh, "X-Copyrisk-Signature": "0" * 64}) == (401, "invalid_signature")
     assert send({"Content-Type": "application/json"}) == (401, "missing_credentials")
+
+
+def test_every_code_of_the_table_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    ours = {*CODES.values(), "unknown_field", "unknown_parameter", "missing_idempotency_key", "invalid_idempotency_key"}
+    ours |= {
+        "invalid_json",
+        "body_too_large",
+        "unsupported_media_type",
+        "account_forbidden",
+        "flow_forbidden",
+        "too_busy",
+    }
+    source = Path(copyrisk.__file__).parent
+    deciding = ("placing", "execution", "steps", "situation", "conditions", "store/kill_switch")
+    theirs = {
+        code for name in deciding for code in re.findall(r'code="([a-z_]+)"', (source / f"{name}.py").read_text())
+    }
+    assert sorted(code for code in ours | theirs if f"`{code}`" not in page) == []
+    assert [change.path for change in EVERY if f"`{change.path}`" not in page] == []

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from copyrisk import identifiers, signing
 from copyrisk.api import callers, replaying, streaming, subscriber
+from copyrisk.api.feeds import Feeds
 from copyrisk.api.happenings import (
     EVENT_TOPICS,
     START,
@@ -34,13 +35,15 @@ from copyrisk.api.happenings import (
 from copyrisk.api.streaming import Pace
 from copyrisk.api.subscriber import Subscriber, queued
 from copyrisk.api.watching import LIVE, READ_AT_ONCE, portfolio_words
-from copyrisk.audit import AuditKind, Entry
+from copyrisk.audit import ORIGIN, AuditKind, Entry, chain, drafts_of
 from copyrisk.embedded import EmbeddedServer
+from copyrisk.settings import load_settings
 from copyrisk.signing import MasterSecret
 from copyrisk.store import library
 from copyrisk.store.api_keys import KeyRecord, add_record, put_record
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.trail import Trail
+from copyrisk.vitals import Vitals
 from tests.api_house import ALL_SCOPES, MASTER_SECRET, Caller, House, refusal, served
 from tests.backoffice import now_ms
 from tests.conftest import Server
@@ -381,6 +384,29 @@ def test_an_entry_of_several_parts_comes_whole_live_and_later(desk: Desk, house:
         assert told(stream)[-1][1] == "last"
     with Stream(house.caller(), "topics=breaches,liquidations", last=begin.id) as stream:
         assert stream.next("liquidations").data == said.data
+
+
+def test_who_leaves_amid_the_parts_of_an_entry_is_told_all_of_it_later() -> None:
+    feeds = Feeds(load_settings(None, {}, {}), None, None, seen=Vitals())  # type: ignore[arg-type]  # nothing is read
+    one = Subscriber("me", {Topic.ORDERS, Topic.LIQUIDATIONS}, None, lambda _: True, sees_all=True)
+    one.begin(Position(START, START), Position(START, START))
+    feeds.add(one)
+    drafts = drafts_of(Entry(AuditKind.CASCADE, "live:1", said={"text": "x" * 60_000}), "test")
+    lines, _ = chain(drafts_of(Entry(AuditKind.PROTECTION, "live:1"), "test") + drafts, ORIGIN)
+    for seq, line in enumerate(lines, 1):
+        feeds.take("copyrisk:{audit}:trail", f"{seq}-0", {"entry": line.decode()})
+        feeds.take(EVENTS, f"{seq}-0", announce(None, "live:1", f"O{seq}"))  # type: ignore[arg-type]  # needs none
+    text = b""
+    while piece := one.take():
+        text += piece
+    last = len(lines)
+    assert last > 3
+    assert [said[:2] for said in parsed(text)] == [
+        ("liquidations", "1.0-0"),
+        *(("orders", f"1.{seq}-0") for seq in range(1, last)),
+        ("liquidations", f"{last}.{last - 1}-0"),
+        ("orders", f"{last}.{last}-0"),
+    ]
 
 
 def test_a_trail_that_begins_anew_is_a_gap(desk: Desk, house: House) -> None:

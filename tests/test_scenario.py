@@ -418,6 +418,15 @@ def test_without_a_move_nothing_changes(accounts: Any, rules: Any, has_name: boo
     assert [array.tobytes() for array in (house.book.accounts, house.book.market.quotes, house.figures)] == before
 
 
+def test_what_demo_accounts_hold_is_nobodys_money() -> None:
+    house = House([([], 0.0)])
+    fill_account(house.book, "demo:7", {"wallet_balance": "700", "leverage": "100", **LEVELS}, [])
+    house.book.accounts["balance"][house.book.row_of(parse_account("live:0"))] = 30.0
+    house.value()
+    said = house.what_if({})["equity"]
+    assert (said["before_usd"], said["after_usd"], said["negative_accounts"]) == (30.0, 30.0, 0)
+
+
 MOVES = st.dictionaries(
     st.sampled_from(tuple(PRICES)), st.sampled_from(["-50", "-5", "-1.25", "0.5", "3", "40"]), min_size=1, max_size=4
 )

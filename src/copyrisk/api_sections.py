@@ -4,9 +4,20 @@ The master secret is read only where requests are answered or keys made: other p
 """
 
 from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any
 
 from copyrisk.errors import ConfigError
 from copyrisk.sections import _flag, _setting, _text, _whole
+
+
+def _networks(value: Any) -> str:
+    try:
+        for name in _text(value).split(","):
+            ip_network(name.strip())
+    except ValueError:
+        raise ValueError("addresses or networks of proxies, separated by commas") from None
+    return str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +28,8 @@ class ApiSettings:
     port: int = _setting(8080, _whole(0, 65_535))
     tls_certificate: str | None = _setting(None, _text)
     tls_key: str | None = _setting(None, _text)
+    trusted_proxies: str | None = _setting(None, _networks)
+    connections_limit: int = _setting(2_000, _whole(1, 1_000_000))
     answer_timeout_ms: int = _setting(2_000, _whole(50, 60_000))
     waiting_limit: int = _setting(1_000, _whole(1, 100_000))
     body_bytes: int = _setting(65_536, _whole(1_024, 16 << 20))

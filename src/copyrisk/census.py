@@ -1,6 +1,7 @@
 """How many accounts of each type stand on each rung of the ladder; what type a row is of is read off its name once."""
 
 import numpy as np
+import numpy.typing as npt
 
 from copyrisk._core import LadderState
 from copyrisk.book import Book, RowNumbers
@@ -21,14 +22,25 @@ class Census:
 
     def count(self, figures: Rows) -> dict[tuple[AccountType, LadderState], int]:
         """Accounts by type and state: (a,) Figures; pairs without accounts are counted, too."""
-        rows = self._book.account_rows()
-        if self._births != self._book.births:
-            self._births = self._book.births
-            self._sort(rows)
+        rows = self._sorted()
         pairs = self._type.rows[rows].astype(np.intp) * len(_STATES) + figures["state"][rows]
         counts = np.bincount(pairs, minlength=len(_TYPES) * len(_STATES)).tolist()
         names = [(kind, state) for kind in _TYPES for state in _STATES]
         return dict(zip(names, counts, strict=True))
+
+    def are(self, kind: AccountType, rows: RowNumbers) -> npt.NDArray[np.bool_]:
+        """(k,) bool: which of these accounts are of this type."""
+        self._sorted()
+        found: npt.NDArray[np.bool_] = self._type.rows[rows] == _TYPES.index(kind)
+        return found
+
+    def _sorted(self) -> RowNumbers:
+        """All accounts' rows, once their types are known."""
+        rows = self._book.account_rows()
+        if self._births != self._book.births:
+            self._births = self._book.births
+            self._sort(rows)
+        return rows
 
     def _sort(self, rows: RowNumbers) -> None:
         """Read the types of rows that have got another account."""

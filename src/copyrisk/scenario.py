@@ -16,6 +16,7 @@ from copyrisk import layout
 from copyrisk._core import LadderState, OrderEffect, RowCode, judge_quotes, value_accounts, value_rows
 from copyrisk._cutoff import StopOut, order_pnls, plan_closes
 from copyrisk.book import Book, RowNumbers
+from copyrisk.census import Census
 from copyrisk.cover import split_lots
 from copyrisk.derived import copy_ids
 from copyrisk.errors import Refused
@@ -90,6 +91,7 @@ def what_if(
     rows, after = book.account_rows(), _valued(book, figures, market)
     was, now = figures["state"][rows], after["state"][rows]
     known, acts = now != LadderState.STATE_UNKNOWN, after["code"][rows] == RowCode.OK
+    money = rows[known & ~Census(book).are(AccountType.DEMO, rows)]
     worse = known & (now > was)
     warned = _lowest_first(after, rows[acts & worse & (now == LadderState.WARNING)])
     critical = _lowest_first(after, rows[acts & worse & (now == LadderState.CRITICAL)])
@@ -101,7 +103,7 @@ def what_if(
         "warned": _listed(book, after, warned),
         "liquidated": _liquidated(book, _stop_outs(market, stop_out, lot_limits), after, critical),
         "cascades": _cascades(book, critical, followers),
-        "equity": _equity(figures["equity"][rows[known]], after["equity"][rows[known]]),
+        "equity": _equity(figures["equity"][money], after["equity"][money]),
         "unknown": int((~known).sum()),
         "closed": int((~acts & worse & (now >= LadderState.WARNING)).sum()),
     }
@@ -251,6 +253,7 @@ def _states(states: npt.NDArray[Any]) -> dict[str, int]:
 
 
 def _equity(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """What the accounts come to that hold money; those of demo accounts is nobody's."""
     negative = after[after < 0.0]
     return {
         "before_usd": _cents(before.sum()),

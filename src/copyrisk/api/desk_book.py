@@ -129,7 +129,7 @@ class DeskBook:
         known = self.is_current
         return {
             "now_ms": now_ms,
-            **(figures_of_book(self.book, self.figures, self._census.count(self.figures)) if known else withheld()),
+            **(figures_of_book(self.book, self.figures, self._census) if known else withheld()),
             **self._others.facts(now_ms),
             "book_age_ms": round(age_ms) if math.isfinite(age_ms) else None,
         }

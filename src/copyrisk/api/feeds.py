@@ -39,7 +39,6 @@ log = structlog.get_logger(__name__)
 STREAMS_OF_ONE = 20
 STOPPING = "server_stopping"
 _SILENT_S = 5.0
-_NOTHING = b"null"
 _ENTRY = "entry"
 
 
@@ -195,9 +194,9 @@ class Feeds:
                 async with asyncio.timeout(_SILENT_S):
                     number, said = await desk.next(number)
             except TimeoutError:
-                said = _NOTHING  # what was said last is not so any more
-            if said != self._summary:
-                self._summary = said
-                for one in self._all:
-                    if Topic.SUMMARY in one.topics:
-                        one.offer_newest(Topic.SUMMARY, Topic.SUMMARY, said)
+                self._summary = None  # what was said last is not so any more
+                continue
+            self._summary = said
+            for one in self._all:
+                if Topic.SUMMARY in one.topics:
+                    one.offer_newest(Topic.SUMMARY, Topic.SUMMARY, said)

@@ -13,6 +13,7 @@ import numpy as np
 from copyrisk._core import LadderState
 from copyrisk.book import Book, RowNumbers
 from copyrisk.cascade import Cascade, summarise
+from copyrisk.census import Census
 from copyrisk.decimals import parse_decimal
 from copyrisk.kills import Kills
 from copyrisk.layout import Rows
@@ -45,28 +46,27 @@ def rounded(amount: float) -> float | None:
 # ---- accounts
 
 
-def figures_of_book(book: Book, figures: Rows, census: Mapping[tuple[AccountType, LadderState], int]) -> dict[str, Any]:
-    """What is said of the accounts.
+def figures_of_book(book: Book, figures: Rows, census: Census) -> dict[str, Any]:
+    """What is said of the accounts; the totals are without demo accounts, whose money is nobody's.
 
     Parameters
     ----------
     figures : (a,) Figures
-    census : mapping
-        Accounts by type and state.
     """
-    rows = book.account_rows()
+    rows, counts = book.account_rows(), census.count(figures)
     known = rows[are_known(figures["code"][rows])]
+    money = known[~census.are(AccountType.DEMO, known)]
     return {
         "accounts": {
             "total": len(rows),
             "by_type": {
-                kind.value: {state_name(state): census[kind, state] for state in LadderState} for kind in AccountType
+                kind.value: {state_name(state): counts[kind, state] for state in LadderState} for kind in AccountType
             },
         },
         "totals": {
-            "equity_usd": rounded(figures["equity"][known].sum()),
-            "used_margin_usd": rounded(figures["used_margin_executed"][known].sum()),
-            "open_pnl_usd": rounded(figures["open_pnl"][known].sum()),
+            "equity_usd": rounded(figures["equity"][money].sum()),
+            "used_margin_usd": rounded(figures["used_margin_executed"][money].sum()),
+            "open_pnl_usd": rounded(figures["open_pnl"][money].sum()),
         },
         "histogram": _histogram(figures, known),
         "closest": _closest(book, figures, known),

@@ -30,9 +30,7 @@ class Key:
 
     def headers(self, method: str, target: bytes, body: bytes, idempotency_key: str) -> Mapping[str, str]:
         """The headers of one request, signed for now and for once."""
-        return signing.signed_headers(
-            self.key_id, self._secret, method, target, body, idempotency_key=idempotency_key
-        )
+        return signing.signed_headers(self.key_id, self._secret, method, target, body, idempotency_key=idempotency_key)
 
     def __repr__(self) -> str:
         return f"Key({self.key_id!r}, ...)"

@@ -282,7 +282,7 @@ class DecisionPage:
 
 @dataclass(frozen=True, slots=True)
 class CascadeList:
-    """Cascades that are running, and the last that have ended."""
+    """Those that are running, and the last that have ended."""
 
     cascades: tuple[Mapping[str, Any], ...]
 

@@ -48,7 +48,9 @@ def _read(kind: Any, data: Any, where: str) -> Any:
         return data
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return None if data is None else _read(next(one for one in get_args(kind) if one is not type(None)), data, where)
+        return (
+            None if data is None else _read(next(one for one in get_args(kind) if one is not type(None)), data, where)
+        )
     if origin is tuple:
         return tuple(_read(get_args(kind)[0], item, where) for item in _held(list, data, where))
     if origin is Mapping:

@@ -24,6 +24,8 @@ _ACCEPTED, _AWAY = 202, (429, 503)
 _ABOUT_THE_CHANGE, _NO_ROUTE = (404, 409, 422), ("not_found", "method_not_allowed")
 #: Refusals by 503 that come before anything is begun.
 _NOT_BEGUN = ("rate_limited", "too_busy", "server_stopping")
+#: What stands before the API says by these that it cannot be reached, or has not answered it.
+_BY_OTHERS, _GATEWAY = (429, 502, 503, 504), "bad_gateway"
 _JSON = "application/json"
 _LATE = "expired_signature"
 
@@ -122,14 +124,14 @@ def carry_out(call: Call[T], credentials: Credentials, retries: Retries) -> Doin
             left_s = began_s + call.patience_s - time.monotonic()
             if left_s <= 0:
                 return None  # type: ignore[return-value]  # what such a call returns may be None
-            pause_s, asked = min(left_s, retries.pause_s(asked)), asked + 1
+            pause_s, asked, number = min(left_s, retries.pause_s(asked)), asked + 1, 0
         except (Unavailable, BadAnswer) as failure:
             is_perhaps_made |= call.change is not None and _may_be_made(call, came, failure)
             pause_s, number = retries.pause_s(number), number + 1
             wanted_s = failure.retry_after_s if isinstance(failure, Unavailable) else None
             is_over = number >= retries.attempts or (wanted_s or 0.0) > retries.most_s
             pause_s = max(pause_s, wanted_s or 0.0)
-            if is_over or time.monotonic() + pause_s - began_s > retries.within_s:
+            if is_over or time.monotonic() + pause_s - began_s > max(retries.within_s, call.patience_s):
                 raise (_unknown(call, str(failure)) if is_perhaps_made else failure) from None
         yield Wait(pause_s)
 
@@ -146,29 +148,36 @@ def _result(call: Call[T], came: Received | Broken) -> T:
 
 
 def envelope(came: Received) -> Mapping[str, Any]:
-    """What an answer that is none of refusals says.
+    """What an answer says that is no refusal: `message` and `data`.
 
     Raises
     ------
     ApiRefused, Unavailable, BadAnswer
     """
-    said = parse_json(came.body)
-    shape = said.keys() if isinstance(said, dict) else ()
-    if said_success := shape >= {"success", "message", "data"} if shape else False:
-        said_success = said["success"] is True and 200 <= came.status < 300
-    if said_success:
-        return dict(said)
-    is_refusal = shape >= {"success", "error_code", "message"} if shape else False
-    if not is_refusal or said["success"] is not False or not 400 <= came.status < 600:
+    said = _parsed(came)
+    if said.get("success") is True and 200 <= came.status < 300 and said.keys() >= {"message", "data"}:
+        return said
+    if said.get("success") is not False or came.status < 400 or not said.keys() >= {"error_code", "message"}:
         raise BadAnswer(f"HTTP {came.status}, and nothing that the API says")
     code, message = str(said["error_code"]), str(said["message"])
     if came.status in _AWAY:
         raise Unavailable(message, code=code, retry_after_s=_retry_after_s(came.headers))
     if came.status >= 500:
         raise BadAnswer(f"HTTP {came.status}, {code}: {message}")
-    if code == _LATE:
-        message += _clocks(came.headers)
-    raise ApiRefused(message, code=code, status=came.status)
+    raise ApiRefused(message + (_clocks(came.headers) if code == _LATE else ""), code=code, status=came.status)
+
+
+def _parsed(came: Received) -> Mapping[str, Any]:
+    try:
+        said = parse_json(came.body)
+    except BadAnswer:
+        said = None
+    if isinstance(said, dict) and "success" in said:
+        return said
+    if came.status in _BY_OTHERS:
+        wait_s = _retry_after_s(came.headers)
+        raise Unavailable(f"HTTP {came.status} from before the API", code=_GATEWAY, retry_after_s=wait_s)
+    raise BadAnswer(f"HTTP {came.status}, and nothing that the API says")
 
 
 def _is_about_the_change(refusal: ApiRefused) -> bool:
@@ -179,9 +188,9 @@ def _may_be_made(call: Call[T], came: Received | Broken, failure: Unavailable | 
     """Whether the change may have been made, or be under way, after this."""
     if isinstance(came, Broken):
         return came.is_sent
-    if isinstance(failure, BadAnswer) or call.change is None:
+    if isinstance(failure, BadAnswer) or call.change is None or failure.code == _GATEWAY:
         return True
-    return came.status not in _AWAY or not (call.change.is_one_step or failure.code in _NOT_BEGUN)
+    return not (call.change.is_one_step or failure.code in _NOT_BEGUN)
 
 
 def _unknown(call: Call[T], reason: str, order_id: str | None = None) -> OutcomeUnknown:

@@ -1,7 +1,6 @@
 // The liquidation ladder as a chart: steps from the price that is now outward.
 import { colour, makeChart } from "./charts.js";
-import { fill } from "./dom.js";
-import { count, digitsOf, isKnown, lots, move, numberOf, price } from "./format.js";
+import { count, digitsOf, isKnown, move, numberOf } from "./format.js";
 
 /** From the highest price to the lowest. */
 export const inOrder = (rungs) => [...rungs].sort((one, other) => numberOf(other.price) - numberOf(one.price));
@@ -19,7 +18,7 @@ export function ladderChart(symbol, unit) {
       ["down", "up"].map((direction, at) => {
         const rows = rungs.filter((row) => row.direction === direction);
         const points = rows.map((row) => [numberOf(row.price), row[kind]?.[unit] ?? null]);
-        if (Number.isFinite(middle)) direction === "down" ? points.push([middle, 0]) : points.unshift([middle, 0]);
+        if (Number.isFinite(middle)) points.splice(direction === "down" ? points.length : 0, 0, [middle, 0]);
         return {
           type: "scatter",
           mode: "lines",

@@ -1,7 +1,6 @@
 // What if these symbols move: who is warned, who is closed out, which masters cascade, what equity is left.
 import { makeAsking } from "./asking.js";
 import { fill, h, panel } from "./dom.js";
-import { move, percent } from "./format.js";
 import { ask } from "./http.js";
 import { drawOutcome } from "./what_if_outcome.js";
 
