@@ -132,7 +132,7 @@ def served(desk: Desk, *, seen: Vitals | None = None, **flags: object) -> Iterat
     finally:
         stop.set()
         thread.join(_LIMIT_S)
-    assert not thread.is_alive(), "the API did not end"
+    assert not thread.is_alive(), f"the API did not end: {asyncio.all_tasks(loop)}"
 
 
 @contextmanager

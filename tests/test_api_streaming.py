@@ -304,6 +304,7 @@ def told_whole(stream: Stream) -> list[Said]:
 def test_entries_of_the_trail_come_under_their_topics(desk: Desk, house: House) -> None:
     trail = trail_of(desk)
     trail.append([Entry(AuditKind.WARNING, "live:1", "before")])
+    publish(desk, announce(desk, "live:1", "O1"))
     with Stream(house.caller(), "topics=breaches,liquidations,replications") as stream:
         begin = stream.next("begin")
         trail.append(ENTRIES)

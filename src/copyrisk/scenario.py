@@ -79,8 +79,7 @@ def what_if(
 
     Returns
     -------
-    dict
-        As in `docs/ladder.md`.
+    dict, as in `docs/ladder.md`
 
     Raises
     ------

@@ -142,6 +142,7 @@ async def made(
         stack.push_async_callback(followed.aclose)
         access = Access(chosen, asked)
         asker = Asker(asked, timeout_ms=chosen.answer_timeout_ms, waiting_limit=chosen.waiting_limit, seen=seen)
+        stack.push_async_callback(asker.close)
         desk = Desk(settings, url) if chosen.desk else None
         feeds = Feeds(settings, asked, desk, seen=seen)
         block_ms = min(_BLOCK_MS, settings.redis.reply_timeout_ms // 2)

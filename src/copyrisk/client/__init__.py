@@ -1,4 +1,4 @@
-"""A client of the HTTP API for other services: `Client`, and `AsyncClient` for asyncio (`pip install copyrisk[client]`)."""
+"""A client of the HTTP API for other services: `Client`, and `AsyncClient` for asyncio. It needs `copyrisk[client]`."""
 
 from copyrisk.client.awaiting import AsyncClient, AsyncStream
 from copyrisk.client.blocking import Client, Stream

@@ -1,4 +1,4 @@
-"""The client for asyncio. It sends and waits; what is sent, and what comes of it, is said elsewhere."""
+"""The client for asyncio. It sends and waits; what, and what comes of it, is said elsewhere."""
 
 import asyncio
 import ssl

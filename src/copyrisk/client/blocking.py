@@ -1,4 +1,4 @@
-"""The client for programs without asyncio. It sends and waits; what is sent, and what comes of it, is said elsewhere."""
+"""The client for programs without asyncio. It sends and waits; what, and what comes of it, is said elsewhere."""
 
 import ssl
 import time

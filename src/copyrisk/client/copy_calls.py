@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from copyrisk import identifiers
-from copyrisk.client.describing import Call, Number, asking, changing, number_text, path_of
-from copyrisk.client.models import (
+from copyrisk.client.copy_models import (
     Acted,
     FollowerPage,
     Relationship,
@@ -12,6 +11,7 @@ from copyrisk.client.models import (
     RelationshipPage,
     SettingsNow,
 )
+from copyrisk.client.describing import Call, Number, asking, changing, number_text, path_of
 from copyrisk.identifiers import Account
 from copyrisk.terms import AccountType
 

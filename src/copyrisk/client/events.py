@@ -36,7 +36,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Whether portfolios are those of now: `live`, `stale` (nobody values accounts), `unavailable` (nobody can tell)."""
+    """Whether portfolios are those of now: `live`; `stale`: nobody values accounts; `unavailable`: nobody can tell."""
 
     state: str
     tick_ms: int | None

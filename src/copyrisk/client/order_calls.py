@@ -1,4 +1,7 @@
-"""Changes of orders, as calls. Accounts are `T:U`; numbers `Decimal`, `int` or text; `idempotency_key` `None`: a new one."""
+"""Changes of orders, as calls.
+
+Accounts are `T:U`, numbers `Decimal`, `int` or text. Without an `idempotency_key` each call gets a new one.
+"""
 
 from copyrisk import identifiers
 from copyrisk.client.describing import Call, Number, account_of, changing, number_text, path_of
@@ -17,11 +20,12 @@ def _order(
     symbol: str,
     order_type: str,
     order_quantity: Number,
+    order_price: Number | None,
+    *,
     stop_loss: Number | None,
     take_profit: Number | None,
     order_id: str | None,
     sending_orders: str | None,
-    order_price: Number | None = None,
 ) -> dict[str, str | None]:
     return {
         "symbol": symbol,
@@ -48,7 +52,16 @@ def open_order(
     idempotency_key: str | None = None,
 ) -> Call[Changed]:
     """Open a market order (`BUY`, `SELL`)."""
-    said = _order(symbol, order_type, order_quantity, stop_loss, take_profit, order_id, sending_orders)
+    said = _order(
+        symbol,
+        order_type,
+        order_quantity,
+        None,
+        stop_loss=stop_loss,
+        take_profit=take_profit,
+        order_id=order_id,
+        sending_orders=sending_orders,
+    )
     return _change("/api/orders/instant/execute", account, idempotency_key, said)
 
 
@@ -66,7 +79,16 @@ def place_pending(
     idempotency_key: str | None = None,
 ) -> Call[Changed]:
     """Place a pending order (`BUY_LIMIT`, ...)."""
-    said = _order(symbol, order_type, order_quantity, stop_loss, take_profit, order_id, sending_orders, order_price)
+    said = _order(
+        symbol,
+        order_type,
+        order_quantity,
+        order_price,
+        stop_loss=stop_loss,
+        take_profit=take_profit,
+        order_id=order_id,
+        sending_orders=sending_orders,
+    )
     return _change("/api/orders/pending/place", account, idempotency_key, said)
 
 
@@ -147,7 +169,16 @@ def open_master_order(
     idempotency_key: str | None = None,
 ) -> Call[Changed]:
     """Open a master's market order."""
-    said = _order(symbol, order_type, order_quantity, stop_loss, take_profit, order_id, sending_orders)
+    said = _order(
+        symbol,
+        order_type,
+        order_quantity,
+        None,
+        stop_loss=stop_loss,
+        take_profit=take_profit,
+        order_id=order_id,
+        sending_orders=sending_orders,
+    )
     return _master_change((), master_id, idempotency_key, order_id, said)
 
 
@@ -165,7 +196,16 @@ def place_master_pending(
     idempotency_key: str | None = None,
 ) -> Call[Changed]:
     """Place a master's pending order."""
-    said = _order(symbol, order_type, order_quantity, stop_loss, take_profit, order_id, sending_orders, order_price)
+    said = _order(
+        symbol,
+        order_type,
+        order_quantity,
+        order_price,
+        stop_loss=stop_loss,
+        take_profit=take_profit,
+        order_id=order_id,
+        sending_orders=sending_orders,
+    )
     return _master_change(("pending",), master_id, idempotency_key, order_id, said)
 
 
