@@ -16,7 +16,7 @@ import uvloop
 
 from copyrisk import signing
 from copyrisk.api.context import Api
-from copyrisk.api.serve import application, made
+from copyrisk.api.serve import application, config_of, listen, made
 from copyrisk.commands import Kind
 from copyrisk.roles import run_workers
 from copyrisk.settings import Settings
@@ -165,15 +165,13 @@ async def _run(
 ) -> None:
     async with made(settings, desk.server.url, desk.new_client(), None, seen) as (api, tail):
         app = application(api, tail)
-        config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
+        listening = listen("127.0.0.1", 0)
+        server = uvicorn.Server(config_of(settings.api, app))
+        serving = asyncio.create_task(server.serve([listening]))
         while not server.started:
             assert not serving.done(), "the API did not start"
             await asyncio.sleep(0.001)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = listening.getsockname()[1]
         ready.set_result((f"http://127.0.0.1:{port}", api, asyncio.get_running_loop()))
         while not stop.is_set():
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""What answers look like: `{success, message, data}`, or `{success: false, error_code, message}` with its HTTP status."""
+"""What answers look like: `{success, message, data}`, or `{success: false, error_code, message}` with a status."""
 
 import json
 import traceback

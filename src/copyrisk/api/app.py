@@ -1,5 +1,7 @@
 """The application: routes, how errors become answers, and the OpenAPI document."""
 
+import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +33,7 @@ def make_app(routers: Sequence[APIRouter]) -> FastAPI:
     app = FastAPI(
         title="copyrisk",
         version=__version__,
-        openapi_url="/api/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -43,6 +45,12 @@ def make_app(routers: Sequence[APIRouter]) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_fault)
     app.openapi = _documented(app, app.openapi)  # type: ignore[method-assign]
+    document = functools.cache(lambda: json.dumps(app.openapi(), separators=(",", ":")).encode())
+
+    @app.get("/api/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(document(), media_type="application/json")
+
     return app
 
 

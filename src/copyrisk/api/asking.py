@@ -237,7 +237,7 @@ class Asker:
         """The event that answers; one of another entry with the same key does so if its command was the same."""
         while True:
             event = await waiter.events.get()
-            if True:
+            if event.get("command_id") == entry_id:
                 return event
             stored = await self._stored(waiter.command)
             if stored is not None:

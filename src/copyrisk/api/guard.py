@@ -40,13 +40,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         began_s, status, said, is_whole = time.perf_counter(), 0, 0, False
+        ends_s = asyncio.get_running_loop().time() + BODY_S
 
         async def bounded_receive() -> Message:
             nonlocal said, is_whole
             if is_whole:  # what comes now is that the caller has left
                 return await receive()
             try:
-                async with asyncio.timeout(BODY_S):
+                async with asyncio.timeout_at(ends_s):
                     message = await receive()
             except TimeoutError:
                 raise ApiError("the body took too long", code="body_timeout") from None

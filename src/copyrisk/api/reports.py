@@ -110,7 +110,7 @@ def _add_trails(router: APIRouter, api: Api) -> None:
         caller = await api.access.admit(request, Scope.AUDIT_READ)
         account = identifiers.account(user_type, user_id)
         caller.check_account(account)
-        if before and _STREAM_ID.fullmatch(before) is None:
+        if before and not _is_place(before):
             raise ApiError(f"no place in a history: {before[:40]!a}", code="invalid_before")
         return success(await api.pool.run(_history, api.pool.database, account, before, limit_of(limit)))
 
@@ -240,6 +240,12 @@ def _trail_facts(found: Found) -> dict[str, Any]:
 
 
 # ---- an account's history
+
+
+def _is_place(text: str) -> bool:
+    """Whether something may stand before it in a stream."""
+    parts = [int(part) for part in text.split("-")] if _STREAM_ID.fullmatch(text) else [0]
+    return any(parts) and max(parts) < 1 << 64
 
 
 def _history(pipe: Pipe, database: Any, account: Account, before: str, limit: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The process that answers HTTP: its parts put together, served until it is asked to stop."""
 
 import asyncio
+import resource
 import socket
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -30,6 +31,7 @@ from copyrisk.api.reports import report_routes
 from copyrisk.api.risk import risk_routes
 from copyrisk.api.streaming import stream_routes
 from copyrisk.api.tail import Tail, Taker
+from copyrisk.api.wire import protocol_of
 from copyrisk.api_sections import ApiSettings
 from copyrisk.errors import ConfigError
 from copyrisk.roles import client_of, open_database
@@ -46,6 +48,8 @@ log = structlog.get_logger(__name__)
 _CONNECTIONS = 32
 _BLOCK_MS = 1_000
 _KEEP_ALIVE_S = 75
+_UNTAKEN_MS = 40_000
+_FILES_BESIDE = 200
 _STEP_S = 0.1
 #: How long answers that are under way may take once the process is asked to stop.
 _GRACE_S = 5
@@ -79,6 +83,7 @@ def run_api(settings: Settings, url: str, stop: threading.Event, seen: Vitals) -
     StoreError, StoreUnavailable
         The server cannot be used as it starts.
     """
+    _allow_files(settings.api.connections_limit + _FILES_BESIDE)
     client = client_of(settings, url)
     library.load(client)
     database = open_database(settings, must_answer=False)
@@ -91,11 +96,21 @@ def run_api(settings: Settings, url: str, stop: threading.Event, seen: Vitals) -
         client.close()
 
 
+def _allow_files(wanted: int) -> None:
+    """Have as many files open as the limits of connections ask for, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            log.warning("few_files", allowed=allowed, wanted=wanted)
+
+
 async def _serve(making: AbstractAsyncContextManager[tuple[Api, Tail]], stop: threading.Event) -> None:
     async with making as (api, tail):
         chosen, seen = api.settings.api, api.vitals
-        listening = _listen(chosen.host, chosen.port)
-        server = _Server(_config(chosen, application(api, tail)))
+        listening = listen(chosen.host, chosen.port)
+        server = _Server(config_of(chosen, application(api, tail)))
         serving = asyncio.create_task(server.serve([listening]))
         log.info("api_started", url=url_of(chosen, listening))
         while not serving.done():
@@ -178,19 +193,21 @@ async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _config(chosen: ApiSettings, app: Guard) -> uvicorn.Config:
+def config_of(chosen: ApiSettings, app: Guard) -> uvicorn.Config:
+    """How it is served."""
     return uvicorn.Config(
         app,
+        http=protocol_of(chosen.connections_limit),
         loop="none",
         lifespan="off",
         ws="none",
         access_log=False,
         log_config=None,
+        log_level="error",
         server_header=False,
         date_header=False,
         proxy_headers=chosen.trusted_proxies is not None,
         forwarded_allow_ips=chosen.trusted_proxies or "",
-        limit_concurrency=chosen.connections_limit,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
         ssl_certfile=chosen.tls_certificate,
@@ -198,11 +215,19 @@ def _config(chosen: ApiSettings, app: Guard) -> uvicorn.Config:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket there; peers that take nothing are given up by the system as well.
+
+    Raises
+    ------
+    ConfigError
+        `cannot_listen`
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNTAKEN_MS)
         listening.bind(address)
     except (OSError, UnicodeError) as failure:
         reason = getattr(failure, "strerror", None) or str(failure)
