@@ -24,6 +24,7 @@ from starlette.routing import Route
 from copyrisk import identifiers, keys
 from copyrisk.api.access import NONCE_SLACK_MS, Access, Caller
 from copyrisk.api.answers import ApiError, refusal_of, success
+from copyrisk.api.line import Line
 from copyrisk.api.rates import Buckets, peer_name, retry_after
 from copyrisk.api.scopes import Grant, Scope, known_scopes, parse_grant, parse_scopes
 from copyrisk.api.tokens import make_token
@@ -51,7 +52,8 @@ class Door:
         self._runner = asyncio.Runner()
         self._client = redis.asyncio.Redis.from_url(url)
         chosen = replace(ApiSettings(), **{"secret": MASTER, **settings})
-        self.access = Access(chosen, self._client, now_ms=lambda: self.now_ms, now_s=lambda: self.now_s)
+        self._line = Line(self._client)
+        self.access = Access(chosen, self._line, now_ms=lambda: self.now_ms, now_s=lambda: self.now_s)
         self._app = Starlette(
             routes=[Route("/api/{rest:path}", self._answer, methods=["GET", "POST"])],
             exception_handlers={CopyriskError: self._refuse},
@@ -103,6 +105,7 @@ class Door:
 
     def close(self) -> None:
         """Let go of the server."""
+        self._runner.run(self._line.close())
         self._runner.run(self._client.aclose())
         self._runner.close()
 

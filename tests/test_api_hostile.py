@@ -26,7 +26,7 @@ from copyrisk.api.scopes import Scope
 from copyrisk.api.tokens import make_token
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.vitals import Vitals
-from tests.api_house import ALL_SCOPES, MASTER_SECRET, Caller, House, api_settings, data, refusal, until_sent, working
+from tests.api_house import ALL_SCOPES, MASTER_SECRET, Caller, House, api_settings, data, refusal, served, until_sent, working
 from tests.conftest import Server
 from tests.trading import Desk, dump, process, until
 
@@ -35,44 +35,6 @@ BUY = {"user_type": "live", "user_id": "1", "symbol": "EURUSD", "order_type": "B
 PORTFOLIO = "/api/portfolios/live/1"
 ISSUER_KEY = ec.generate_private_key(ec.SECP256R1())
 _LIMIT_S = 10.0
-
-
-# ---- the server as people get it
-
-
-@contextmanager
-def fronted(desk: Desk, **flags: object) -> Iterator[House]:
-    """The API with the settings of uvicorn that it is served with, unlike `served`."""
-    settings, stop = api_settings(desk.server.url, **flags), threading.Event()
-    ready: Future[tuple[str, Api, Any]] = Future()
-
-    async def serving() -> None:
-        async with serve.made(settings, desk.server.url, desk.new_client(), None, Vitals()) as (api, tail):
-            listening = serve._listen(settings.api.host, 0)
-            server = serve._Server(serve._config(settings.api, serve.application(api, tail)))
-            task = asyncio.create_task(server.serve([listening]))
-            while not server.started:
-                await asyncio.sleep(0.001)
-            ready.set_result((serve.url_of(settings.api, listening).rstrip("/"), api, asyncio.get_running_loop()))
-            while not stop.is_set():
-                await asyncio.sleep(0.005)
-            api.feeds.end()
-            server.should_exit = server.force_exit = True  # connections that say nothing are not waited for
-            await task
-
-    thread = threading.Thread(target=lambda: asyncio.run(serving()))
-    thread.start()
-    house: House | None = None
-    try:
-        url, api, loop = ready.result(_LIMIT_S)
-        house = House(desk, settings, url, api, loop)
-        yield house
-    finally:
-        if house is not None:
-            house.close()
-        stop.set()
-        thread.join(_LIMIT_S)
-    assert not thread.is_alive(), "the API did not end"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +46,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         desk = Desk(Server(running.url, running.pid))
         for account in ("live:1", "live:2", "strategy_provider:M", "copy_follower:F"):
             desk.account(account)
-        with working(desk), fronted(desk, api__token_keys_file=str(file)) as made:
+        with working(desk), served(desk, api__token_keys_file=str(file)) as made:
             yield made
         desk.close()
 
@@ -250,7 +212,6 @@ def test_other_methods_are_refused_and_do_nothing(front: House, caller: Caller) 
     assert front.desk.client.xlen("copyrisk:events") == before
 
 
-@pytest.mark.xfail(strict=True, reason="defect 1: trailers count as headers")
 def test_trailers_are_no_headers(front: House, caller: Caller) -> None:
     body = json.dumps(BUY).encode()
     before = front.desk.index("live:1")
@@ -264,7 +225,6 @@ def test_trailers_are_no_headers(front: House, caller: Caller) -> None:
     assert front.desk.index("live:1") == before
 
 
-@pytest.mark.xfail(strict=True, reason="defect 2: heads are not bounded")
 @pytest.mark.parametrize("begins", [b"GET /healthz HTTP/1.1\r\n", b"GET /healthz?", b"GET /healthz HTTP/1.1\r\nX: "])
 def test_a_head_without_end_is_ended(front: House, begins: bytes) -> None:
     piece = b"a" * 60_000 if not begins.endswith(b"\n") else b"X-A: " + b"a" * 60_000 + b"\r\n"
@@ -279,7 +239,6 @@ def test_a_head_without_end_is_ended(front: House, begins: bytes) -> None:
         read_all(there)  # an answer, and the end, is as good; that nothing comes is not
 
 
-@pytest.mark.xfail(strict=True, reason="defect 3: who says nothing is held for ever")
 @pytest.mark.parametrize("said", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
 def test_who_does_not_say_what_it_wants_is_let_go(
     front: House, said: bytes, monkeypatch: pytest.MonkeyPatch
@@ -291,7 +250,6 @@ def test_who_does_not_say_what_it_wants_is_let_go(
         read_all(there)
 
 
-@pytest.mark.xfail(strict=True, reason="defect 4: each piece of a body has the time of a whole body")
 def test_a_body_that_trickles_is_not_waited_for(
     front: House, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +268,6 @@ def test_a_body_that_trickles_is_not_waited_for(
     assert status_of(said) == 408
 
 
-@pytest.mark.xfail(strict=True, reason="defect 5: what a local peer says of itself is believed")
 def test_nobody_says_of_itself_who_it_is(front: House) -> None:
     client = front.client()
     with structlog.testing.capture_logs() as lines:

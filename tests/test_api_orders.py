@@ -12,6 +12,7 @@ import pytest
 from copyrisk import keys
 from copyrisk.api.answers import ApiError
 from copyrisk.api.asking import Answered, Asker
+from copyrisk.api.line import Line
 from copyrisk.api.tail import Tail
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.errors import CopyriskError, StoreError
@@ -260,6 +261,16 @@ def test_too_many_wait(bundled_desk: Desk) -> None:
         assert house.api.asker.waiting == 0
 
 
+def test_the_accounts_audit_says_who_asked(shop: House) -> None:
+    caller = shop.caller()
+    opened = data(caller.post("/api/orders/instant/execute", {**OF, **BUY}))
+    refusal(caller.post("/api/orders/close", {**OF, "order_id": "nowhere"}))
+    entries = shop.desk.client.xrevrange("copyrisk:{live:1}:audit", count=2)[::-1]
+    found = [json.loads(said[b"entry"]) for _, said in entries]
+    assert [one["order_id"] for one in found] == [opened["order_id"], "nowhere"]
+    assert {one["requested_by"] for one in found} == {f"key {caller.key_id}"}
+
+
 # ---- asking itself
 
 
@@ -271,7 +282,8 @@ async def asking(url: str, *, follows: str = "", timeout_ms: int = 5_000, limit:
     """An asker; `follows`: where it hears of events."""
     limits: Any = {"connect_timeout_ms": 1_000, "reply_timeout_ms": 2_000}
     client = connect_async(url, connections=2, **limits)
-    asker = Asker(client, timeout_ms=timeout_ms, waiting_limit=limit)
+    line = Line(client)
+    asker = Asker(line, timeout_ms=timeout_ms, waiting_limit=limit)
     followed = connect_async(follows or url, connections=1, decodes=True, **limits)
     tail = Tail(followed, {keys.EVENTS: lambda _, entry_id, fields: asker.take(entry_id, fields)}, block_ms=500)
     running = None
@@ -284,7 +296,7 @@ async def asking(url: str, *, follows: str = "", timeout_ms: int = 5_000, limit:
         while running is not None and not running.done():  # `wait_for` of Python 3.11 may miss a cancellation
             running.cancel()
             await asyncio.wait([running], timeout=0.05)
-        await asker.close()
+        await line.close()
         await client.aclose()
         await followed.aclose()
 

@@ -46,7 +46,7 @@ HOUSE = (
     "sections notify_sections api_sections settings roles daemon auditing",
     "api.scopes keyring",
     "relationships killing explaining progress telling reporting cascade_commands operations log _launcher embedded",
-    "api.answers api.documents api.parameters api.pool api.tail api.wire api.guard api.bodies api.asking",
+    "api.answers api.documents api.parameters api.pool api.tail api.line api.wire api.guard api.bodies api.asking",
     "api.rates api.tokens api.callers api.access",
     "api.summary api.desk_book api.desk_process api.desk",
     "api.happenings api.subscriber api.watching api.feeds api.replaying api.context api.streaming",

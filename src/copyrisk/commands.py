@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +19,11 @@ from copyrisk.orders import is_pending_type
 from copyrisk.terms import OrderType, SendingOrders
 
 _REASON_CHARS = 200
+#: Printable ASCII that may say who asked.
+REQUESTER_CHARS = 160
+_REQUESTER = re.compile(rf"[ -~]{{0,{REQUESTER_CHARS}}}", re.ASCII)
+#: What makes no other command of one.
+_NOT_SAID = ("idempotency_key", "requested_by")
 
 
 W = TypeVar("W", bound=StrEnum)
@@ -135,6 +141,8 @@ class Command:
         `order_price`, `stop_loss`, `take_profit` or `trigger_price`, whichever its type is about.
     sending_orders : SendingOrders or None
         Of an order that is placed: decides about its flow instead of the account's own setting.
+    requested_by : str
+        Who asked, for the account's audit; it is the same command whoever asks.
     """
 
     id: str
@@ -153,6 +161,7 @@ class Command:
     trigger: Trigger | None = None
     master_order_id: str = ""
     sending_orders: SendingOrders | None = None
+    requested_by: str = ""
     target: Target | None = None
     cut: Cut | None = None
 
@@ -181,7 +190,7 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
         `unknown_command`, `invalid_user_type`, `invalid_account_id`, `invalid_order_id`, `invalid_symbol`,
         `invalid_order_type`, `invalid_order_quantity`, `invalid_order_price`, `invalid_stop_loss`,
         `invalid_take_profit`, `invalid_trigger`, `invalid_trigger_price`, `invalid_sending_orders`,
-        `invalid_idempotency_key`.
+        `invalid_requested_by`, `invalid_idempotency_key`.
     """
     kind = _word(CommandType, fields.get("type", ""), "unknown_command")
     if kind in INTERNAL:
@@ -209,6 +218,7 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
         key=key,
         client_key=client_key,
         body=_digest(fields),
+        requested_by=_requester(fields.get("requested_by", "")),
         quantity=_positive(fields, "order_quantity", required=kind in PLACING),
         **_of_type(kind, fields),  # type: ignore[arg-type]
     )
@@ -238,6 +248,12 @@ def _of_type(kind: CommandType, fields: Mapping[str, str]) -> dict[str, object]:
         trigger = _word(Trigger, fields.get("trigger", ""), "invalid_trigger")
         return {"trigger": trigger, "price": _positive(fields, "trigger_price", required=trigger is not Trigger.MARGIN)}
     return {}
+
+
+def _requester(text: str) -> str:
+    if _REQUESTER.fullmatch(text) is None:
+        raise Refused(f"requested_by is at most {REQUESTER_CHARS} printable characters", code="invalid_requested_by")
+    return text
 
 
 def _sending_orders(fields: Mapping[str, str]) -> SendingOrders | None:
@@ -293,7 +309,7 @@ def kind_of_report(report: Report) -> Kind:
 
 
 def _digest(fields: Mapping[str, str]) -> str:
-    said = {name: value for name, value in fields.items() if name != "idempotency_key"}
+    said = {name: value for name, value in fields.items() if name not in _NOT_SAID}
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 

@@ -18,7 +18,7 @@ from copyrisk.fills import Break
 from copyrisk.identifiers import Account
 from copyrisk.situation import Nothing, Outcome
 from copyrisk.store.appraisal import Appraiser
-from copyrisk.store.changes import ANSWER_KEEP_MS, Right, change_of, event_of, refusal_answer, refusal_of
+from copyrisk.store.changes import ANSWER_KEEP_MS, Right, asked_by, change_of, event_of, refusal_answer, refusal_of
 from copyrisk.store.effects import Effects, Waiting, add_request
 from copyrisk.store.filler import Filler
 from copyrisk.store.functions import (
@@ -201,7 +201,7 @@ class Dispatcher:
         is_refusal = isinstance(verdict, Refused) and verdict.code != "idempotency_conflict"
         answer = refusal_answer(cause, event) if is_refusal else ""
         said = event or {"code": getattr(verdict, "code", ""), "message": _message(verdict)}
-        audit = json.dumps({**said, "type": cause.type, "order_id": job.order_id, "cause": cause.entry_id})
+        audit = json.dumps({**said, "type": cause.type, "order_id": job.order_id} | asked_by(cause))
         return note_request(job.account, cause.answer_key or "-", answer, ANSWER_KEEP_MS, audit)
 
     def _event(self, job: Job) -> dict[str, str]:

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hiredis
-import redis
 import structlog
 from starlette.requests import ClientDisconnect, Request
 
 from copyrisk import keys
 from copyrisk.api.answers import ApiError, status_of_failure
 from copyrisk.api.callers import Caller, KeyCallers, caller_of_claims
+from copyrisk.api.line import Line
 from copyrisk.api.rates import Buckets, peer_name, retry_after
 from copyrisk.api.scopes import Scope
 from copyrisk.api.tokens import TokenKeys
@@ -35,10 +34,9 @@ from copyrisk.signing import (
     is_key_id,
     is_signed,
 )
-from copyrisk.store.connection import store_error
 
 if TYPE_CHECKING:
-    import redis.asyncio
+    pass
 
 __all__ = ["Access", "Caller"]
 
@@ -67,8 +65,7 @@ class Access:
 
     Parameters
     ----------
-    client : redis.asyncio.Redis
-        Replies are bytes.
+    line : Line
     now_ms, now_s : callable
         Unix time; and a clock that nobody sets, for rates.
 
@@ -81,17 +78,17 @@ class Access:
     def __init__(
         self,
         settings: ApiSettings,
-        client: "redis.asyncio.Redis",
+        line: Line,
         *,
         now_ms: Callable[[], int] = wall_clock_ms,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._master: MasterSecret = master_secret(settings)
         self._tokens = _token_keys(settings)
-        self._redis, self._now_ms, self._now_s, self._skew_ms = client, now_ms, now_s, settings.clock_skew_ms
+        self._line, self._now_ms, self._now_s, self._skew_ms = line, now_ms, now_s, settings.clock_skew_ms
         self._callers = Buckets(settings.rate_per_s, settings.rate_burst)
         self._failures = Buckets(_FAILURES_PER_S, _FAILURES)
-        self._keys = KeyCallers(client, self._master, now_ms)
+        self._keys = KeyCallers(line, self._master, now_ms)
 
     async def admit(self, request: Request, scope: Scope) -> Caller:
         """Who asks, if they may do such things. Of a signed request the whole body has been read then.
@@ -196,11 +193,7 @@ class Access:
     async def _use_up(self, key_id: str, nonce: str) -> None:
         """Nobody sends this request again while its time is accepted."""
         lifetime_ms = 2 * self._skew_ms + NONCE_SLACK_MS
-        try:
-            is_new = await self._redis.set(keys.api_nonce(key_id, nonce), "1", nx=True, px=lifetime_ms)
-        except (redis.RedisError, hiredis.HiredisError, OSError) as failure:
-            raise store_error(failure) from None
-        if is_new is None:
+        if await self._line.call("SET", keys.api_nonce(key_id, nonce), "1", "NX", "PX", lifetime_ms) is None:
             raise ApiError("this request was sent before", code="replayed_request")
 
     # ---- rates

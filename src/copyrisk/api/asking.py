@@ -5,20 +5,16 @@ answer.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import redis
-import redis.asyncio
+from typing import NamedTuple
 
 from copyrisk import keys, vitals
 from copyrisk.api.answers import ApiError
+from copyrisk.api.line import Line, Lost
 from copyrisk.commands import Command, parse_command
 from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.store.changes import parse_answer
-from copyrisk.store.connection import store_error
 from copyrisk.store.effects import add_request
 from copyrisk.store.pipe import pack
 from copyrisk.vitals import Vitals
@@ -43,97 +39,6 @@ class Answered(NamedTuple):
     event: Mapping[str, str] | None
 
 
-class _Lost(StoreUnavailable):
-    """The connection broke when a request was under way: it may have been carried out or not."""
-
-
-class _Request:
-    """A packed command and its reply to come; `is_sent` from when the server may know it."""
-
-    __slots__ = ("is_sent", "packed", "reply")
-
-    def __init__(self, packed: bytes) -> None:
-        self.packed, self.is_sent = packed, False
-        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def answer(self, reply: Any) -> None:
-        if self.reply.done():  # whoever asked has left
-            return
-        if isinstance(reply, StoreError):
-            self.reply.set_exception(reply)
-            self.reply.exception()  # it may be that nobody looks
-        else:
-            self.reply.set_result(reply)
-
-
-class _Line:
-    """One connection for many who ask: what came together is sent together, and nothing is sent twice."""
-
-    def __init__(self, client: "redis.asyncio.Redis") -> None:
-        self._pool = client.connection_pool
-        self._connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        self._is_replica = False
-        self._waiting: list[_Request] = []
-        self._at_work: asyncio.Task[None] | None = None
-
-    def send(self, packed: bytes) -> _Request:
-        """Have a command sent; not if its `reply` was cancelled by then."""
-        request = _Request(packed)
-        self._waiting.append(request)
-        if self._at_work is None or self._at_work.done():
-            self._at_work = asyncio.create_task(self._work())
-        return request
-
-    async def close(self) -> None:
-        """End what is under way, and disconnect."""
-        if self._at_work is not None:
-            self._at_work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._at_work
-        with contextlib.suppress(redis.RedisError, OSError):
-            await self._connection.disconnect()
-
-    async def _work(self) -> None:
-        while self._waiting:
-            try:
-                await self._pool.ensure_connection(self._connection)
-                failure = None
-            except (redis.RedisError, OSError) as refusal:
-                failure = store_error(refusal)
-            batch, self._waiting = self._waiting, []
-            asked = [request for request in batch if not request.reply.done()]
-            if failure is None:
-                await self._exchange(asked)
-            else:
-                for request in asked:
-                    request.answer(failure)
-
-    async def _exchange(self, asked: list[_Request]) -> None:
-        due = iter(asked)
-        try:
-            for request in asked:
-                request.is_sent = True
-            await self._connection.send_packed_command([request.packed for request in asked], check_health=False)
-            for request in due:
-                request.answer(await self._reply())
-            if self._is_replica:  # the next one finds the new master
-                self._is_replica = False
-                await self._connection.disconnect(nowait=True)
-        except (redis.RedisError, OSError) as failure:
-            lost = _Lost(f"the connection broke: {str(failure)[:200]}", code="store_unavailable")
-            for request in asked:
-                request.answer(lost)
-            await self._connection.disconnect(nowait=True)
-
-    async def _reply(self) -> Any:
-        """The next reply; a refusal is one as well: nothing was done."""
-        try:
-            return await self._connection.read_response()
-        except (redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError) as refusal:
-            self._is_replica |= isinstance(refusal, redis.exceptions.ReadOnlyError)
-            return store_error(refusal)
-
-
 @dataclass(eq=False, slots=True)
 class _Waiter:
     """Who waits for the answer to a command."""
@@ -147,8 +52,8 @@ class Asker:
 
     Parameters
     ----------
-    client : redis.asyncio.Redis
-        That sends nothing again by itself; one connection of its kind is opened.
+    line : Line
+        That sends nothing again by itself.
     timeout_ms : int
         How long an answer is waited for.
     waiting_limit : int
@@ -157,17 +62,11 @@ class Asker:
         Where waiting requests and unknown outcomes are counted.
     """
 
-    def __init__(
-        self, client: "redis.asyncio.Redis", *, timeout_ms: int, waiting_limit: int, seen: Vitals | None = None
-    ) -> None:
-        self._line, self._timeout_s, self._limit = _Line(client), timeout_ms / 1000.0, waiting_limit
+    def __init__(self, line: Line, *, timeout_ms: int, waiting_limit: int, seen: Vitals | None = None) -> None:
+        self._line, self._timeout_s, self._limit = line, timeout_ms / 1000.0, waiting_limit
         self._seen = seen or Vitals()
         self._waiters: dict[tuple[str, str, str], list[_Waiter]] = {}
         self._count = 0
-
-    async def close(self) -> None:
-        """Ask nothing any more."""
-        await self._line.close()
 
     @property
     def waiting(self) -> int:
@@ -225,7 +124,7 @@ class Asker:
             async with asyncio.timeout(self._timeout_s):
                 try:
                     entry_id: str = (await request.reply).decode()
-                except _Lost:
+                except Lost:
                     entry_id = ""  # perhaps it is there; then its event comes
                 return await self._event(waiter, entry_id)
         except TimeoutError:

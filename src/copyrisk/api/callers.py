@@ -4,21 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import hiredis
-import redis
 import structlog
 
 from copyrisk import keys
 from copyrisk.api.answers import ApiError
+from copyrisk.api.line import Line
 from copyrisk.api.scopes import Grant, Scope, known_scopes, parse_grant
 from copyrisk.api.tokens import Claims
+from copyrisk.commands import REQUESTER_CHARS
 from copyrisk.identifiers import Account
 from copyrisk.signing import MasterSecret
 from copyrisk.store.api_keys import BadRecord, KeyRecord, KeyState, parse_record
-from copyrisk.store.connection import store_error
 
 if TYPE_CHECKING:
-    import redis.asyncio
+    pass
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +65,12 @@ class Caller:
         if scope not in self.scopes:
             raise ApiError(f"this needs the scope {scope}", code="missing_scope")
 
+    @property
+    def label(self) -> str:
+        """Who it is, as records say it: printable, and never longer than `REQUESTER_CHARS`."""
+        kind = "key" if self.is_service else "person"
+        return "".join(sign if " " <= sign <= "~" else "?" for sign in f"{kind} {self.name}")[:REQUESTER_CHARS]
+
     def check_account(self, account: Account) -> None:
         """Refuse an account that is not the caller's; the answer does not tell whether it exists.
 
@@ -102,8 +107,8 @@ class KeyCallers:
     A key that was seen revoked stays so for this process, whatever is put in the place of its record.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis", master: MasterSecret, now_ms: Callable[[], int]) -> None:
-        self._redis, self._master, self._now_ms = client, master, now_ms
+    def __init__(self, line: Line, master: MasterSecret, now_ms: Callable[[], int]) -> None:
+        self._line, self._master, self._now_ms = line, master, now_ms
         self._known: dict[str, _Known] = {}
         self._revoked: set[str] = set()
 
@@ -128,10 +133,7 @@ class KeyCallers:
 
     async def _read(self, key_id: str, now_ms: int) -> _Known:
         self._known.pop(key_id, None)
-        try:
-            text = await self._redis.hget(keys.API_KEYS, key_id)
-        except (redis.RedisError, hiredis.HiredisError, OSError) as failure:
-            raise store_error(failure) from None
+        text = await self._line.call("HGET", keys.API_KEYS, key_id)
         if not isinstance(text, bytes):
             raise _unknown()
         try:

@@ -194,7 +194,7 @@ async def _carry_out(api: Api, change: Change, request: Request) -> Response:
     if "sending_orders" in fields and not caller.has(Scope.ORDERS_FLOW):
         raise ApiError("this caller may not choose an order's flow", code="flow_forbidden")
     said = {"type": change.type.value, **fields, **request.path_params, "idempotency_key": idempotency_key(request)}
-    return answer_of(await api.asker.ask(said))
+    return answer_of(await api.asker.ask({**said, "requested_by": caller.label}))
 
 
 def idempotency_key(request: Request) -> str:

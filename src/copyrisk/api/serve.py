@@ -22,6 +22,7 @@ from copyrisk.api.copying import copying_routes
 from copyrisk.api.desk import Desk
 from copyrisk.api.feeds import Feeds
 from copyrisk.api.guard import Guard
+from copyrisk.api.line import Line
 from copyrisk.api.master_orders import master_order_routes
 from copyrisk.api.orders import order_routes
 from copyrisk.api.pages import page_routes
@@ -155,9 +156,10 @@ async def made(
         stack.callback(pool.close)
         stack.push_async_callback(asked.aclose)
         stack.push_async_callback(followed.aclose)
-        access = Access(chosen, asked)
-        asker = Asker(asked, timeout_ms=chosen.answer_timeout_ms, waiting_limit=chosen.waiting_limit, seen=seen)
-        stack.push_async_callback(asker.close)
+        line = Line(asked)
+        stack.push_async_callback(line.close)
+        access = Access(chosen, line)
+        asker = Asker(line, timeout_ms=chosen.answer_timeout_ms, waiting_limit=chosen.waiting_limit, seen=seen)
         desk = Desk(settings, url) if chosen.desk else None
         feeds = Feeds(settings, asked, desk, seen=seen)
         block_ms = min(_BLOCK_MS, settings.redis.reply_timeout_ms // 2)
@@ -188,8 +190,10 @@ async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:  # once is not enough: what the client library waits for can swallow it
+                task.cancel()
+            await asyncio.wait(left, timeout=_STEP_S)
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -168,7 +168,7 @@ class EventParser:
     Attributes
     ----------
     last_event_id : str
-        Of the last event that was handed out and had an id: where to go on.
+        Of the last event that was read and had one.
     ended : str
         Code of why the server ended it; empty: it did not.
     """
@@ -194,7 +194,6 @@ class EventParser:
         if len(self._rest) > _LINE_BYTES:
             raise BadAnswer("a line of the stream has no end")
         found: list[tuple[str, Event]] = []
-        last = self.last_event_id
         for line in lines:
             text = line.removesuffix(b"\r").decode("utf-8", "replace")
             if text:
@@ -202,14 +201,14 @@ class EventParser:
                 self._fields[name] = value.removeprefix(" ")
                 continue
             said, self._fields = self._fields, {}
-            last = said.get("id", last)
+            self.last_event_id = said.get("id", self.last_event_id)
             if "data" not in said or said.get("event", "") not in _READERS:
                 continue  # a sign of life; or what only newer readers know
             event = _READERS[said["event"]](parse_json(said["data"].encode()))
             if isinstance(event, _End):
                 self.ended = event.code
             else:
-                found.append((last, event))
+                found.append((self.last_event_id, event))
         return found
 
 

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 
 from copyrisk.client.credentials import Credentials
@@ -27,7 +26,6 @@ _NOT_BEGUN = ("rate_limited", "too_busy", "server_stopping")
 #: What stands before the API says by these that it cannot be reached, or has not answered it.
 _BY_OTHERS, _GATEWAY = (429, 502, 503, 504), "bad_gateway"
 _JSON = "application/json"
-_LATE = "expired_signature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def envelope(came: Received) -> Mapping[str, Any]:
         raise Unavailable(message, code=code, retry_after_s=_retry_after_s(came.headers))
     if came.status >= 500:
         raise BadAnswer(f"HTTP {came.status}, {code}: {message}")
-    raise ApiRefused(message + (_clocks(came.headers) if code == _LATE else ""), code=code, status=came.status)
+    raise ApiRefused(message, code=code, status=came.status)
 
 
 def _parsed(came: Received) -> Mapping[str, Any]:
@@ -207,12 +205,3 @@ def _unknown(call: Call[T], reason: str, order_id: str | None = None) -> Outcome
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     said = headers.get("retry-after", "")
     return float(said) if said.isascii() and said.isdecimal() and len(said) <= 6 else None
-
-
-def _clocks(headers: Mapping[str, str]) -> str:
-    """How far this machine's clock is from that of the server, if it says."""
-    try:
-        ahead_s = time.time() - parsedate_to_datetime(headers["date"]).timestamp()
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return ""
-    return f"; this machine's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"

@@ -58,12 +58,13 @@ class Cause:
     answer_key: str = ""
     client_key: str = ""
     body: str = ""
+    requested_by: str = ""
 
 
 def cause_of(command: Command) -> Cause:
     """A command; those of monitors are safe to repeat by the order's state, and are to be tried anew."""
     key = "" if command.trigger else command.key
-    return Cause(command.id, command.type.value, key, command.client_key, command.body)
+    return Cause(command.id, command.type.value, key, command.client_key, command.body, command.requested_by)
 
 
 def cause_of_report(entry_id: str, report: Report) -> Cause:
@@ -108,7 +109,15 @@ def change_of(read: AccountRead, outcome: Outcome, cause: Cause, right: Right | 
         answer_key=cause.answer_key,
         answer=_answer(cause, whole_event) if cause.answer_key else "",
         answer_keep_ms=ANSWER_KEEP_MS,
-        audit=_json({**whole_event, "change": outcome.event.value, "balance": balance, "cause": cause.entry_id}),
+        audit=_json(
+            {
+                **whole_event,
+                "change": outcome.event.value,
+                "balance": balance,
+                **asked_by(cause),
+                "cause": cause.entry_id,
+            }
+        ),
         follows={"version": version, "order": full, "finished": is_finished, "event": event}
         | _follows(read, outcome, version, balance),
         fence=f"fence:{right.role}" if right else "",
@@ -142,6 +151,12 @@ def event_of(account: Account, cause: Cause, order_id: str, *, ts_ms: int) -> di
         "message": "",
         "ts": str(ts_ms),
     }
+
+
+def asked_by(cause: Cause) -> dict[str, str]:
+    """What the account's audit says of what asked, and who, if anybody was named."""
+    named = {"requested_by": cause.requested_by} if cause.requested_by else {}
+    return {**named, "cause": cause.entry_id}
 
 
 def _answer(cause: Cause, event: Mapping[str, str]) -> str:
