@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from copyrisk import identifiers
 from copyrisk._core import RowCode
-from copyrisk.commands import Command, Report, parse_command, parse_report
+from copyrisk.commands import Command, parse_command
 from copyrisk.conditions import Conditions, LotLimits
 from copyrisk.errors import Refused
 from copyrisk.execution import decide
 from copyrisk.orders import FINISHED, HOLDING_LOTS, STATUSES, State
 from copyrisk.pricing import Commission, Spread
+from copyrisk.provider_reports import Report, parse_report
 from copyrisk.records import Order, Request, order_fields, read_order, record_text
 from copyrisk.situation import NO_QUOTE, Outcome, Quote, Situation, SymbolMarket
 from copyrisk.terms import Flow, OrderType, RateSide

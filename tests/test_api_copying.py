@@ -27,6 +27,7 @@ from copyrisk.store.act_answers import Act, stored_answer
 from copyrisk.store.follower_settings import SettingsChange, change_settings
 from copyrisk.store.pipe import Pipe
 from tests.api_house import Caller, House, data, refusal, served
+from tests.backoffice import now_ms
 from tests.copying_desk import CopyDesk, Died
 from tests.trading import Desk, dump
 
@@ -92,6 +93,11 @@ def test_from_the_first_to_the_last_day(desk: CopyDesk, caller: Caller) -> None:
         "settings": {"multiplier": "1.5", "symbols_denied": "XAUUSD"},
         "account": {"wallet_balance": 500.0, "investment_amount": 500.0, "equity": 500.0, "calc_status": "ok"},
     }
+    silent = there | {"account": there["account"] | {"equity": None, "calc_status": None}}
+    assert data(caller.get(ACCOUNT)) == silent  # nobody values accounts: what is stored may be of any time
+    assert data(caller.get(f"{ROOT}/masters/M/followers"))["followers"] == [silent]
+    assert data(caller.get(f"{ROOT}/relationships"))["relationships"] == [silent]
+    desk.client.hset("copyrisk:tick", "ts", now_ms())
     assert data(caller.get(ACCOUNT)) == there
     page = {"master_id": "M", "count": 1, "followers": [there], "next": None}
     assert data(caller.get(f"{ROOT}/masters/M/followers")) == page

@@ -128,7 +128,8 @@ def test_numbers_are_sent_on_as_they_were_written(house: House) -> None:
         until_sent(house, 1)
         (command,) = house.desk.entries("copyrisk:commands")
         assert command == {"type": "open", **OF, **BUY, "order_quantity": "0.2900", "stop_loss": "1.050"} | {
-            "idempotency_key": "k1"
+            "idempotency_key": "k1",
+            "requested_by": f"key {caller.key_id}",
         }
         house.desk.settle()
     assert data(said[0])["order"]["order_quantity"] == "0.29"
@@ -262,6 +263,7 @@ def test_too_many_wait(bundled_desk: Desk) -> None:
 
 
 def test_the_accounts_audit_says_who_asked(shop: House) -> None:
+    shop.desk.account("live:1")
     caller = shop.caller()
     opened = data(caller.post("/api/orders/instant/execute", {**OF, **BUY}))
     refusal(caller.post("/api/orders/close", {**OF, "order_id": "nowhere"}))

@@ -129,8 +129,11 @@ def test_absent_accounts_are_not_flat(desk: CascadeDesk, caller: Caller) -> None
 
 def test_what_cannot_be_read_is_no_figure(desk: CascadeDesk, caller: Caller) -> None:
     desk.account("live:1")
+    desk.tick()
     desk.client.set("user_portfolio:{live:1}", "no hash")
-    assert data(caller.get("/api/portfolios/live/1"))["state"] == "never"
+    found = data(caller.get("/api/portfolios/live/1"))
+    assert (found["state"], found["degraded_fields"], found["calc_status"]) == ("unknown", ["unreadable"], None)
+    assert {found[name] for name in (*FIGURES, "last_known")} == {None}
     desk.client.set("user_orders_index:{live:1}", "no set")
     assert caller.get(f"/api/orders?{where('live:1')}").status_code == 503
 
@@ -157,6 +160,21 @@ def test_orders_come_in_pages_and_those_that_ended_by_id(desk: CascadeDesk, call
     assert (ended["is_open"], ended["order"]["order_status"]) == (False, "CLOSED")
     assert {"net_profit", "close_price"} <= ended["order"].keys()
     assert not [name for name in ended["order"] if name.startswith("copyrisk")]
+
+
+def test_an_order_that_cannot_be_read_has_not_ended(desk: CascadeDesk, caller: Caller) -> None:
+    desk.account("live:1")
+    desk.open("live:1", "O")
+    path = f"/api/orders/O?{where('live:1')}"
+    assert data(caller.get(path))["is_open"]
+    record = desk.client.hgetall("order_data:O")
+    desk.client.set("order_data:O", "no hash")
+    assert data(caller.get(path))["is_open"]
+    desk.client.set("user_holdings:{live:1}:O", "no hash")
+    assert refusal(caller.get(path)) == (503, "order_unreadable")
+    desk.client.delete("order_data:O")
+    desk.client.hset("order_data:O", mapping=record)
+    assert refusal(caller.get(path)) == (503, "order_unreadable")
 
 
 def test_an_order_of_another_account_is_none(desk: CascadeDesk, house: House) -> None:

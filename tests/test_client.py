@@ -41,6 +41,7 @@ from copyrisk.client import (
     order_calls,
     read_calls,
     risk,
+    streaming,
 )
 from copyrisk.client.describing import Call, number_text
 from copyrisk.client.shapes import parse_json, read
@@ -345,32 +346,47 @@ def test_answers_have_the_fields_that_the_document_says() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("fate", [*Fate, None])
-def test_exactly_one_order_whatever_is_lost(kind: str, fate: Fate | None, house: House, proxy: Proxy) -> None:
-    """Once, for two attempts in turn, and for more than there are."""
-    house.desk.account("live:1", balance="1000000")
+def test_exactly_one_order_whatever_is_lost(kind: str, house: House, proxy: Proxy) -> None:
     with client_of(kind, proxy.url, key_of(house)) as client, working(house.desk):
-        for number, times in enumerate((1, 2, 9)):
-            proxy.seen.clear()
-            proxy.fates.extend([fate or (Fate.BEFORE, Fate.AFTER)[times % 2]] * times)
-            try:
-                client.open_order("live:1", "EURUSD", "BUY", "0.1", order_id=f"O{number}", idempotency_key=f"K{number}")
-                assert times < 3 or fate is Fate.THROUGH
-            except OutcomeUnknown as unknown:
-                proxy.fates.clear()
-                assert (times, unknown.account, unknown.order_id) == (9, "live:1", f"O{number}")  # noqa: PT017
-                found = client.outcome(unknown.account, unknown.idempotency_key)
-                reached = fate in (Fate.AFTER, Fate.HALF, Fate.LATE, None)
-                assert (found is not None) == reached
-            proxy.fates.clear()
-            opened = [one for one in proxy.seen if one.startswith(b"POST")]
-            assert len({_header(one, b"x-copyrisk-nonce") for one in opened}) == len(opened) <= 3
-            assert len({_header(one, b"idempotency-key") for one in opened}) == 1
-            assert len({one.partition(b"\r\n\r\n")[2] for one in opened}) == 1
-    held = house.desk.index("live:1")
-    assert held >= {"O0", "O1"} and held <= {"O0", "O1", "O2"}
-    executed = [one for one in house.desk.entries("copyrisk:{live:1}:audit") if '"type":"open"' in one["entry"]]
-    assert len(executed) == len(held)
+        for number, fate in enumerate(Fate):
+            account = house.desk.account(f"live:{number}")
+            for times in (1, 2, 9):  # fewer than there are attempts, and more
+                _lose(client, proxy, account, [fate] * times)
+            _lose(client, proxy, account, [Fate.BEFORE, Fate.AFTER, Fate.AWAY])
+            _assert_once(house.desk, account)
+
+
+def _lose(client: Any, proxy: Proxy, account: str, fates: list[Fate]) -> None:
+    """Open an order, whose requests and answers get lost."""
+    key = f"K{len(fates)}-{fates[-1].name}"
+    proxy.seen.clear()
+    proxy.fates.extend(fates)
+    reached = not {*fates} <= {Fate.BEFORE, Fate.AWAY, Fate.NO_API}
+    try:
+        opened = client.open_order(
+            account, "EURUSD", "BUY", "0.1", order_id=f"{account[5:]}-{key}", idempotency_key=key
+        )
+        assert len(fates) < 3 or fates[0] is Fate.THROUGH
+        assert opened.order_id == f"{account[5:]}-{key}"
+    except OutcomeUnknown as failure:
+        unknown = failure
+        assert len(fates) >= 3
+        proxy.fates.clear()
+        found = client.outcome(unknown.account, unknown.idempotency_key)
+        assert (unknown.account, unknown.order_id) == (account, f"{account[5:]}-{key}")
+        assert (found is not None) == reached
+    proxy.fates.clear()
+    sent = [one for one in proxy.seen if one.startswith(b"POST")]
+    assert len({_header(one, b"x-copyrisk-nonce") for one in sent}) == len(sent) <= 3
+    assert len({_header(one, b"idempotency-key") for one in sent}) == 1
+    assert len({one.partition(b"\r\n\r\n")[2] for one in sent}) == 1
+
+
+def _assert_once(desk: Desk, account: str) -> None:
+    held = desk.index(account)
+    assert len(held) >= 3
+    opened = [one for one in desk.entries(f"copyrisk:{{{account}}}:audit") if '"type":"open"' in one["entry"]]
+    assert len(opened) == len(held)
 
 
 def _header(request: bytes, name: bytes) -> bytes:
@@ -387,17 +403,23 @@ def test_a_relationship_is_begun_once(kind: str, house: House, proxy: Proxy) -> 
         assert client.relationship("F").copies_now
 
 
-@BOTH
-def test_without_workers_the_outcome_is_unknown_and_found_later(kind: str, desk: CascadeDesk) -> None:
+def test_without_workers_the_outcome_is_unknown_and_found_later(desk: CascadeDesk) -> None:
     desk.account("live:1")
-    with served(desk, api__answer_timeout_ms=50) as house, client_of(kind, house.url, key_of(house)) as client:
-        with pytest.raises(OutcomeUnknown) as unknown:
-            client.open_order("live:1", "EURUSD", "BUY", "0.1")
-        whose, key = unknown.value.account, unknown.value.idempotency_key
-        assert client.outcome(whose, key) is None
+    with (
+        served(desk, api__answer_timeout_ms=50) as house,
+        client_of("blocking", house.url, key_of(house)) as one,
+        client_of("asyncio", house.url, key_of(house)) as other,
+    ):
+        doubts = []
+        for client in (one, other):
+            with pytest.raises(OutcomeUnknown) as unknown:
+                client.open_order("live:1", "EURUSD", "BUY", "0.1")
+            doubts.append((client, unknown.value))
+            assert client.outcome(unknown.value.account, unknown.value.idempotency_key) is None
         with working(desk):
-            found = client.outcome(whose, key, wait_s=LIMIT_S)
-        assert (found.is_done, found.order_id) == (True, unknown.value.order_id)
+            for client, doubt in doubts:
+                found = client.outcome(doubt.account, doubt.idempotency_key, wait_s=LIMIT_S)
+                assert (found.is_done, found.order_id) == (True, doubt.order_id)
 
 
 @BOTH
@@ -450,7 +472,10 @@ def test_a_clock_that_is_off_is_named(house: House) -> None:
 
 
 @BOTH
-def test_a_stream_goes_on_where_it_was_left(kind: str, house: House, proxy: Proxy) -> None:
+def test_a_stream_goes_on_where_it_was_left(
+    kind: str, house: House, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "_AGAIN", SOON)
     desk = house.desk
     desk.account("live:1")
     with (
@@ -583,7 +608,7 @@ def carried(call: Call[Any], came: list[Any], retries: Retries | None = None) ->
 
 
 @given(names=st.lists(st.sampled_from(sorted(CAME)), min_size=1, max_size=4), is_one_step=st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_change_that_may_be_made_is_never_told_as_refused(names: list[str], is_one_step: bool) -> None:
     call: Call[Any] = order_calls.open_order("live:1", "EURUSD", "BUY", 1, idempotency_key="K")
     if not is_one_step:
@@ -619,7 +644,7 @@ def test_a_change_that_may_be_made_is_never_told_as_refused(names: list[str], is
 
 
 @given(names=st.lists(st.sampled_from(sorted(CAME)), min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_question_is_never_an_unknown_outcome(names: list[str]) -> None:
     with contextlib.suppress(ApiRefused, Unavailable, BadAnswer):
         carried(read_calls.cascades(), [CAME[name][0] for name in names])
@@ -693,7 +718,7 @@ def test_ids_cannot_become_other_paths() -> None:
 
 
 @given(words=st.text(max_size=20), key=st.from_regex(r"[A-Za-z0-9_.:-]{1,20}", fullmatch=True))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_is_signed_is_what_is_sent(words: str, key: str) -> None:
     calls: list[Call[Any]] = [copy_calls.followers("M", after=words), read_calls.decision("O", follower=words)]
     if key not in (".", ".."):
@@ -758,6 +783,6 @@ def test_the_example_of_the_documentation(
     with working(house.desk):
         for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
             exec(compile(block, "client.md", "exec"), names)
-    assert capsys.readouterr().out == "OPEN 1.08455\n"
+    assert "OPEN 1.08455" in capsys.readouterr().out.splitlines()
     for name in vars(Client):
         assert name.startswith("_") or f"`{name}`" in page or f"`client.{name}" in page or name == "close", name

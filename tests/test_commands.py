@@ -10,21 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copyrisk import identifiers
-from copyrisk.commands import (
-    PLACING,
-    CommandType,
-    Kind,
-    Report,
-    ReportStatus,
-    Trigger,
-    derived_id,
-    kind_of_command,
-    kind_of_report,
-    parse_command,
-    parse_report,
-)
+from copyrisk.commands import PLACING, CommandType, Kind, Trigger, derived_id, kind_of_command, parse_command
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.execution import decide
+from copyrisk.provider_reports import Report, ReportStatus, kind_of_report, parse_report
 from copyrisk.situation import Outcome
 from tests.order_twin import situation
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from copyrisk.commands import Report, ReportStatus
 from copyrisk.errors import TryLater
 from copyrisk.fills import Break, apply_report
 from copyrisk.orders import FINISHED, HOLDING_LOTS, Event, State
 from copyrisk.pricing import Commission
+from copyrisk.provider_reports import Report, ReportStatus
 from copyrisk.records import Order, Request
 from copyrisk.situation import Nothing, Outcome
 from copyrisk.terms import Flow, OrderType

@@ -17,8 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copyrisk import keys
-from copyrisk.commands import ReportStatus
-from copyrisk.commands import parse_report as parse_worker_report
 from copyrisk.errors import ConfigError, CopyriskError, Refused
 from copyrisk.gateway.digest import digest
 from copyrisk.gateway.gateway import resolve, run_gateway
@@ -34,6 +32,8 @@ from copyrisk.gateway.records import (
 )
 from copyrisk.gateway.session import GROUP, GatewaySettings
 from copyrisk.gateway.watch import Backoff, Watch
+from copyrisk.provider_reports import ReportStatus
+from copyrisk.provider_reports import parse_report as parse_worker_report
 from copyrisk.store.connection import connect
 from tests.conftest import Server
 from tests.provider import (

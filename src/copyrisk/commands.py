@@ -1,4 +1,4 @@
-"""What arrives on the streams, held against the grammar once: commands, and reports of the provider."""
+"""Commands as they arrive on their stream, held against the grammar once."""
 
 import hashlib
 import json
@@ -11,14 +11,13 @@ from fractions import Fraction
 from typing import TypeVar
 
 from copyrisk import identifiers
-from copyrisk.decimals import ZERO, parse_decimal
+from copyrisk.decimals import parse_decimal
 from copyrisk.derived import COPY_PREFIX, DIGEST_BYTES, derived_id
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.identifiers import Account
 from copyrisk.orders import is_pending_type
 from copyrisk.terms import OrderType, SendingOrders
 
-_REASON_CHARS = 200
 #: Printable ASCII that may say who asked.
 REQUESTER_CHARS = 160
 _REQUESTER = re.compile(rf"[ -~]{{0,{REQUESTER_CHARS}}}", re.ASCII)
@@ -61,16 +60,6 @@ class Action(StrEnum):
     PLACE = "place"
     MODIFY = "modify"
     CANCEL = "cancel"
-
-
-class ReportStatus(StrEnum):
-    """What the provider says of a request."""
-
-    ACCEPTED = "accepted"
-    PARTIAL = "partial"
-    FILLED = "filled"
-    REJECTED = "rejected"
-    CANCELLED = "cancelled"
 
 
 #: What no stream may ask for.
@@ -166,21 +155,6 @@ class Command:
     cut: Cut | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the provider reports of a request; `filled` and `average_price` are of the whole request so far."""
-
-    request_id: str
-    action: str
-    account: Account
-    order_id: str
-    status: ReportStatus
-    sequence: int
-    filled: Decimal
-    average_price: Decimal
-    reason: str
-
-
 def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
     """The command of a stream entry.
 
@@ -192,7 +166,7 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
         `invalid_take_profit`, `invalid_trigger`, `invalid_trigger_price`, `invalid_sending_orders`,
         `invalid_requested_by`, `invalid_idempotency_key`.
     """
-    kind = _word(CommandType, fields.get("type", ""), "unknown_command")
+    kind = word_of(CommandType, fields.get("type", ""), "unknown_command")
     if kind in INTERNAL:
         raise Refused(f"nobody may ask for {kind.value!r}", code="unknown_command")
     account = identifiers.account(fields.get("user_type", ""), fields.get("user_id", ""))
@@ -227,7 +201,7 @@ def parse_command(entry_id: str, fields: Mapping[str, str]) -> Command:
 def _of_type(kind: CommandType, fields: Mapping[str, str]) -> dict[str, object]:
     """What only some types have."""
     if kind in PLACING:
-        order_type = _word(OrderType, fields.get("order_type", ""), "invalid_order_type")
+        order_type = word_of(OrderType, fields.get("order_type", ""), "invalid_order_type")
         if is_pending_type(order_type) is not (kind is CommandType.PENDING):
             raise Refused(f"{order_type} is no order type of '{kind}'", code="invalid_order_type")
         master = fields.get("master_order_id", "")
@@ -245,7 +219,7 @@ def _of_type(kind: CommandType, fields: Mapping[str, str]) -> dict[str, object]:
     if kind in (CommandType.STOP_LOSS, CommandType.TAKE_PROFIT):
         return {"price": _positive(fields, kind.value)}
     if kind is CommandType.TRIGGER:
-        trigger = _word(Trigger, fields.get("trigger", ""), "invalid_trigger")
+        trigger = word_of(Trigger, fields.get("trigger", ""), "invalid_trigger")
         return {"trigger": trigger, "price": _positive(fields, "trigger_price", required=trigger is not Trigger.MARGIN)}
     return {}
 
@@ -259,38 +233,7 @@ def _requester(text: str) -> str:
 def _sending_orders(fields: Mapping[str, str]) -> SendingOrders | None:
     """Case and space do not matter, as in the account's own setting; but what is said here must name a flow."""
     said = fields.get("sending_orders")
-    return None if said is None else _word(SendingOrders, said.strip().lower(), "invalid_sending_orders")
-
-
-def parse_report(fields: Mapping[str, str]) -> Report:
-    """The report of a stream entry.
-
-    Raises
-    ------
-    InvalidId, Refused
-        `report_invalid`, or the code of an id.
-    """
-    status = _word(ReportStatus, fields.get("status", ""), "report_invalid")
-    filled = parse_decimal(fields.get("filled_quantity") or "0")
-    price = parse_decimal(fields.get("average_price") or "0")
-    sequence = fields.get("sequence", "")
-    if filled is None or price is None or filled < 0 or price < 0 or (filled > 0 and price == 0):
-        raise Refused("a report's quantity or price makes no sense", code="report_invalid")
-    if not (sequence.isascii() and sequence.isdecimal() and 1 <= len(sequence) <= 9 and int(sequence) > 0):
-        raise Refused("a report without its number", code="report_invalid")
-    if status in (ReportStatus.PARTIAL, ReportStatus.FILLED) and filled == 0:
-        raise Refused("a fill of nothing", code="report_invalid")
-    return Report(
-        request_id=identifiers.check_order_id(fields.get("request_id", "")),
-        action=fields.get("action", ""),
-        account=identifiers.account(fields.get("user_type", ""), fields.get("user_id", "")),
-        order_id=identifiers.check_order_id(fields.get("order_id", "")),
-        status=status,
-        sequence=int(sequence),
-        filled=filled,
-        average_price=price if filled else ZERO,
-        reason=fields.get("reason", "")[:_REASON_CHARS],
-    )
+    return None if said is None else word_of(SendingOrders, said.strip().lower(), "invalid_sending_orders")
 
 
 def kind_of_command(command: Command) -> Kind:
@@ -299,13 +242,6 @@ def kind_of_command(command: Command) -> Kind:
         return Kind(command.trigger)
     is_pending = command.type in (CommandType.MODIFY, CommandType.TRIGGER)
     return Kind.PENDING if is_pending else Kind(command.type)
-
-
-def kind_of_report(report: Report) -> Kind:
-    """Whose work a report is."""
-    if report.status is ReportStatus.REJECTED:
-        return Kind.REJECT
-    return {"open": Kind.OPEN, "close": Kind.CLOSE, "cancel": Kind.CANCEL}.get(report.action, Kind.PENDING)
 
 
 def _digest(fields: Mapping[str, str]) -> str:
@@ -323,7 +259,14 @@ def _positive(fields: Mapping[str, str], name: str, *, required: bool = False) -
     return value
 
 
-def _word(words: type[W], text: str, code: str) -> W:
+def word_of(words: type[W], text: str, code: str) -> W:
+    """The word that a text is.
+
+    Raises
+    ------
+    Refused
+        With this code.
+    """
     try:
         return words(text)
     except ValueError:

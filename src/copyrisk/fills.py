@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal, localcontext
 
-from copyrisk.commands import Report, ReportStatus
 from copyrisk.decimals import EXACT
 from copyrisk.errors import CopyriskError, TryLater
 from copyrisk.orders import Event, State, next_state
 from copyrisk.pricing import profit, share_of
+from copyrisk.provider_reports import Report, ReportStatus
 from copyrisk.records import Order, Request
 from copyrisk.situation import Booking, Nothing, Outcome, Situation
 from copyrisk.steps import settle

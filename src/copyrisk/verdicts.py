@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from copyrisk.commands import INTERNAL, PLACING, Command, CommandType, Report, Trigger
+from copyrisk.commands import INTERNAL, PLACING, Command, CommandType, Trigger
 from copyrisk.decimals import parse_decimal
 from copyrisk.errors import CopyriskError, Refused, TryLater
 from copyrisk.execution import decide, judge_margin
 from copyrisk.fills import apply_report
 from copyrisk.identifiers import Account
+from copyrisk.provider_reports import Report
 from copyrisk.pursuit import follow_master
 from copyrisk.records import Order, read_order
 from copyrisk.situation import Nothing, Outcome, Situation

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import structlog
 
 from copyrisk import crash, keys, vitals
-from copyrisk.commands import Command, Kind, kind_of_command, kind_of_report, parse_command, parse_report
+from copyrisk.commands import Command, Kind, kind_of_command, parse_command
 from copyrisk.dispatch import Dispatcher, break_request
 from copyrisk.errors import CopyriskError, InvalidId, Refused, StoreError, TryLater
 from copyrisk.fills import Break
+from copyrisk.provider_reports import kind_of_report, parse_report
 from copyrisk.situation import Nothing, Outcome
 from copyrisk.store.changes import Cause, cause_of, cause_of_report, refusal_of
 from copyrisk.store.effects import Effects, add_request

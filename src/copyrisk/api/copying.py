@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -31,6 +32,7 @@ from copyrisk.api.copying_models import (
     SettingsNow,
 )
 from copyrisk.api.documents import json_body, responses
+from copyrisk.api.freshness import read_tick
 from copyrisk.api.orders import idempotency_key
 from copyrisk.api.parameters import LIMIT, After, Limit, Page, flag, page_of, parameter
 from copyrisk.api.scopes import Scope
@@ -176,7 +178,7 @@ def _add_reads(router: APIRouter, api: Api) -> None:
         caller = await api.access.admit(request, Scope.COPY_READ)
         account = identifiers.account(AccountType.FOLLOWER.value, follower_id)
         caller.check_account(account)
-        (found,) = await api.pool.run(relations_of, [follower_id])
+        (found,) = await api.pool.run(_current, [follower_id])
         if not found.has_config and found.code == "ok":
             raise ApiError(f"there is no account {account}", code="unknown_account")
         return success(_facts(found, caller))
@@ -221,11 +223,17 @@ def whole_cursor(given: str) -> str:
     return str(int(given))
 
 
+def _current(pipe: Pipe, names: Sequence[str]) -> list[Relation]:
+    """Relationships of these ids; while nobody values accounts, without the portfolios, which are not of now."""
+    is_silent, found = read_tick(pipe).is_silent, relations_of(pipe, names)
+    return [replace(one, portfolio={}) for one in found] if is_silent else found
+
+
 def _followers(pipe: Pipe, master_id: str, page: Page) -> tuple[int, list[Relation], str | None]:
     """How many there are, one page of them, and where the next one begins."""
     names = followers_of(pipe, master_id)
     shown, following = page.of(names)
-    known = {one.follower: one for one in relations_of(pipe, list(filter(is_account_id, shown)))}
+    known = {one.follower: one for one in _current(pipe, list(filter(is_account_id, shown)))}
     return len(names), [known.get(name) or Relation(name, "invalid_account_id") for name in shown], following
 
 
@@ -236,7 +244,7 @@ def _relationships(pipe: Pipe, caller: Caller, master_id: str, cursor: str) -> t
         names, following = scan_followers(pipe, cursor)
     else:
         names, following = [one.id for one in grant.accounts if one.type is AccountType.FOLLOWER], "0"
-    seen = [one for one in relations_of(pipe, names) if one.master and (not master_id or one.master == master_id)]
+    seen = [one for one in _current(pipe, names) if one.master and (not master_id or one.master == master_id)]
     return [one for one in seen if _may_see(caller, one)], None if following == "0" else following
 
 

@@ -11,6 +11,7 @@ from copyrisk import fields, identifiers, keys
 from copyrisk.api.answers import ApiError, success
 from copyrisk.api.context import Api
 from copyrisk.api.documents import responses
+from copyrisk.api.freshness import Tick, read_tick, whole_ms
 from copyrisk.api.parameters import LIMIT, After, Limit, Page, UserId, UserType, page_of
 from copyrisk.api.reading_models import KeyAnswer, OneOrder, OrderPage, Portfolio
 from copyrisk.api.scopes import Scope
@@ -26,8 +27,6 @@ from copyrisk.terms import CalcStatus
 if TYPE_CHECKING:
     from copyrisk.sql.database import Database
 
-#: Without a tick for so long nobody values accounts.
-SILENT_MS = 10_000
 #: An account with more orders than that is no account: nobody sorts them for a page.
 _ORDERS_MOST = 50_000
 _FIGURES = (
@@ -35,6 +34,7 @@ _FIGURES = (
     *(fields.USED_MARGIN_ALL, fields.MARGIN_LEVEL, fields.OPEN_PNL, fields.TOTAL_PL),
 )
 _SAID = (fields.CALC_STATUS, fields.DEGRADED_FIELDS, fields.TS, fields.VALUED_TS)
+_UNREADABLE = "unreadable"
 #: Fields of `order_data` that are our own.
 _OWN = "copyrisk_"
 
@@ -103,24 +103,23 @@ def read_portfolio(pipe: Pipe, database: "Database | None", account: Account) ->
         `unknown_account`
     StoreError, StoreUnavailable
     """
-    requests = [pack("HGETALL", keys.portfolio(account)), pack("HGET", keys.TICK, fields.TS), pack("TIME")]
-    found, ticked, (seconds, microseconds) = ask(pipe, requests)
+    tick = read_tick(pipe)  # first: figures that are read after it are no older than it says
+    (found,) = ask(pipe, [pack("HGETALL", keys.portfolio(account))])
     check_exists(pipe, database, account)
-    said = mapping(found)
-    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    said = {fields.CALC_STATUS: "", fields.DEGRADED_FIELDS: _UNREADABLE} if found is None else mapping(found)
     status, known = said.get(fields.CALC_STATUS), {name: _number(said.get(name)) for name in _FIGURES}
-    tick_ms, valued_ms = _ms(text(ticked)), _ms(said.get(fields.VALUED_TS))
+    valued_ms = whole_ms(said.get(fields.VALUED_TS))
     # A portfolio that says nothing new is not written: it is as of the last tick.
-    as_of_ms = valued_ms if valued_ms is None or status != CalcStatus.OK else max(valued_ms, tick_ms or 0)
-    age_ms = None if as_of_ms is None else max(0, now_ms - as_of_ms)
-    state = _state(status, now_ms, tick_ms)
+    as_of_ms = valued_ms if valued_ms is None or status != CalcStatus.OK else max(valued_ms, tick.ts_ms or 0)
+    age_ms = None if as_of_ms is None else max(0, tick.now_ms - as_of_ms)
+    state = _state(status, tick)
     return {
         "user_type": account.type.value,
         "user_id": account.id,
         "state": state,
-        "calc_status": status,
+        "calc_status": status or None,
         "degraded_fields": [word for word in said.get(fields.DEGRADED_FIELDS, "").split(",") if word],
-        "ts": _ms(said.get(fields.TS)),
+        "ts": whole_ms(said.get(fields.TS)),
         "valued_ts": valued_ms,
         "age_ms": age_ms,
         **(known if state == "known" else dict.fromkeys(_FIGURES)),
@@ -128,10 +127,10 @@ def read_portfolio(pipe: Pipe, database: "Database | None", account: Account) ->
     }
 
 
-def _state(status: str | None, now_ms: int, tick_ms: int | None) -> str:
+def _state(status: str | None, tick: Tick) -> str:
     if status is None:
         return "never"
-    if tick_ms is None or now_ms - tick_ms > SILENT_MS:
+    if tick.is_silent:
         return "stale"
     return "known" if status == CalcStatus.OK else "unknown"
 
@@ -139,10 +138,6 @@ def _state(status: str | None, now_ms: int, tick_ms: int | None) -> str:
 def _number(said: str | None) -> float | None:
     value = parse_decimal(said)
     return None if value is None else float(value)
-
-
-def _ms(said: str | None) -> int | None:
-    return int(said) if said and said.isascii() and said.isdecimal() and len(said) <= 15 else None
 
 
 # ---- orders
@@ -181,7 +176,7 @@ def read_one(pipe: Pipe, account: Account, order_id: str) -> dict[str, Any]:
     holding, data = ask(
         pipe, [pack("HGETALL", keys.holding(account, order_id)), pack("HGETALL", keys.order_data(order_id))]
     )
-    if holding is None and data is None:
+    if holding is None or (data is None and not holding):  # whether it is open, or was, cannot be told
         raise StoreError(f"order {order_id} cannot be read", code="order_unreadable")
     now, ever = mapping(holding), mapping(data)
     is_own = ever.get("user_type") == account.type and ever.get("user_id") == account.id

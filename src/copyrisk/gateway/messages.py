@@ -9,11 +9,12 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from copyrisk import identifiers
-from copyrisk.commands import Action, ReportStatus
+from copyrisk.commands import Action
 from copyrisk.decimals import ZERO, decimal_text, parse_decimal
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.identifiers import Account
 from copyrisk.orders import is_pending_type
+from copyrisk.provider_reports import ReportStatus
 from copyrisk.terms import OrderType
 
 MARKET = "MARKET"

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from copyrisk.commands import Action, ReportStatus
+from copyrisk.commands import Action
 from copyrisk.decimals import ZERO, decimal_text, parse_decimal
 from copyrisk.errors import CopyriskError, Refused
 from copyrisk.gateway.messages import (
@@ -23,6 +23,7 @@ from copyrisk.gateway.messages import (
     is_final,
     parse_request,
 )
+from copyrisk.provider_reports import ReportStatus
 
 
 class RequestState(StrEnum):

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from typing import Any
 
-from copyrisk.commands import Action, ReportStatus
+from copyrisk.commands import Action
 from copyrisk.decimals import EXACT, ZERO, decimal_text
 from copyrisk.errors import Refused
 from copyrisk.gateway.messages import CHANGES, OutboundRequest, is_final
 from copyrisk.gateway.script import FaultScript
+from copyrisk.provider_reports import ReportStatus
 from copyrisk.terms import OrderType
 
 Quote = tuple[Decimal, Decimal]

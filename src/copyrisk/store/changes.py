@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from copyrisk.commands import Command, Report
+from copyrisk.commands import Command
 from copyrisk.decimals import ZERO, charge_text, decimal_text, money_text, parse_decimal
 from copyrisk.errors import Refused
 from copyrisk.identifiers import Account
 from copyrisk.orders import FINISHED, REPLICATED, State
+from copyrisk.provider_reports import Report
 from copyrisk.records import OPTIONAL_FIELDS, Order, order_fields, record_text, result_fields
 from copyrisk.situation import Outcome
 from copyrisk.store.functions import AccountRead, Change
