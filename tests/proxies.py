@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections import deque
 from enum import Enum
@@ -36,14 +37,14 @@ class Proxy:
         Every request that came.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.fates: deque[Fate] = deque()
         self.seen: list[bytes] = []
-        self._port, self._ends = port, threading.Event()
+        self._port, self._ends, self._tls = port, threading.Event(), tls
         self._sockets: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(0.05)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
@@ -58,15 +59,22 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client:
-            while request := _message(client):
-                self.seen.append(request)
-                fate = self.fates.popleft() if self.fates else Fate.THROUGH
-                if fate is Fate.BEFORE:
-                    return
-                if fate in _INSTEAD:
-                    client.sendall(_INSTEAD[fate])
-                elif not self._pass_on(client, request, fate):
-                    return
+            if self._tls is None:
+                self._answer(client)
+            else:
+                with self._tls.wrap_socket(client, server_side=True) as inside:
+                    self._answer(inside)
+
+    def _answer(self, client: socket.socket) -> None:
+        while request := _message(client):
+            self.seen.append(request)
+            fate = self.fates.popleft() if self.fates else Fate.THROUGH
+            if fate is Fate.BEFORE:
+                return
+            if fate in _INSTEAD:
+                client.sendall(_INSTEAD[fate])
+            elif not self._pass_on(client, request, fate):
+                return
 
     def _pass_on(self, client: socket.socket, request: bytes, fate: Fate) -> bool:
         with socket.create_connection(("127.0.0.1", self._port), timeout=20.0) as server:

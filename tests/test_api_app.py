@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,12 +12,13 @@ import pytest
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from copyrisk.api import guard
+from copyrisk.api import serve
 from copyrisk.api.answers import ApiError, status_of, success
 from copyrisk.api.app import health_routes, make_app
 from copyrisk.api.guard import Guard
 from copyrisk.api.pool import Pool
 from copyrisk.api.tail import Tail
+from copyrisk.api_sections import ApiSettings
 from copyrisk.errors import ConfigError, InvalidId, Refused, StoreUnavailable
 from copyrisk.store.connection import connect_async
 from copyrisk.store.pipe import Pipe, pack
@@ -110,26 +112,6 @@ def test_bodies_are_bounded_whether_their_length_is_said_or_not() -> None:
     for content in (b"x" * 1_001, pieces()):
         answer = asked("POST", "/echo", content=content)
         assert (answer.status_code, answer.json()["error_code"]) == (413, "body_too_large")
-
-
-def test_a_body_that_never_ends_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "BODY_S", 0.05)
-    sent: list[Any] = []
-
-    async def never() -> Any:
-        await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def serve() -> None:
-        app = Guard(make_app([routes()]), body_bytes=100, seen=Vitals("api"))
-        scope = {"type": "http", "method": "POST", "path": "/echo", "raw_path": b"/echo", "query_string": b""}
-        await app({**scope, "headers": [], "scheme": "http", "http_version": "1.1", "root_path": ""}, never, send)
-
-    asyncio.run(serve())
-    assert sent[0]["status"] == 408
-    assert json.loads(sent[1]["body"])["error_code"] == "body_timeout"
 
 
 def test_readiness() -> None:
@@ -269,6 +251,37 @@ def test_a_broken_connection_loses_nothing(bundled_server: Any) -> None:
     assert follow(bundled_server, during, lambda seen: len(seen) >= 20) == [str(n) for n in range(20)]
 
 
+def test_what_was_handed_on_is_not_handed_on_again_when_the_last_entry_is_taken_away(
+    bundled_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("copyrisk.api.tail._LOOK_AGAIN_S", 0.02)
+
+    looks: list[str] = []
+    look = Tail._look_again
+
+    async def counted(tail: Tail) -> None:
+        await look(tail)
+        looks.append("look")
+
+    monkeypatch.setattr(Tail, "_look_again", counted)
+    writer, ids = bundled_server.client(), list[Any]()
+
+    async def during(_: Any) -> None:
+        ids.extend(writer.xadd("s", {"n": n}) for n in ("kept", "gone"))
+
+    def until(seen: list[str]) -> bool:
+        if len(ids) == 2 and "gone" in seen:
+            writer.xdel("s", ids.pop())
+            looks.clear()
+        if len(ids) == 1 and len(looks) >= 3:
+            ids.clear()
+            writer.xadd("s", {"n": "last"})
+        return "last" in seen
+
+    assert follow(bundled_server, during, until) == ["kept", "gone", "last"]
+    writer.close()
+
+
 def test_a_stream_that_began_anew_is_followed(bundled_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("copyrisk.api.tail._LOOK_AGAIN_S", 0.05)
 
@@ -279,3 +292,35 @@ def test_a_stream_that_began_anew_is_followed(bundled_server: Any, monkeypatch: 
         writer.xadd("s", {"n": "new"}, id="1-0")
 
     assert follow(bundled_server, during, lambda seen: "new" in seen)[-1] == "new"
+
+
+# ---- the process
+
+
+def test_a_loop_that_fails_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_AGAIN_S", 0.0)
+    began: list[int] = []
+
+    async def loop() -> None:
+        began.append(len(began))
+        if len(began) < 3:
+            raise ZeroDivisionError("a fault of ours")
+        await asyncio.Event().wait()
+
+    async def use() -> None:
+        async with serve._running(loop), asyncio.timeout(5):
+            while len(began) < 3:
+                await asyncio.sleep(0)
+
+    asyncio.run(use())
+    assert began == [0, 1, 2]
+
+
+def test_a_certificate_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    for path in (broken, tmp_path / "absent.pem"):
+        chosen = ApiSettings(tls_certificate=str(path), tls_key=str(path))
+        with pytest.raises(ConfigError) as refused:
+            serve.config_of(chosen, Guard(make_app([]), body_bytes=1_000, seen=SEEN))
+        assert refused.value.code == "tls_unusable"

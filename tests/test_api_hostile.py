@@ -1,11 +1,14 @@
 """The API and those who mean it no good: on the wire as it is served, with foreign accounts, stolen requests, bad clocks."""
 
+import asyncio
 import json
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +23,9 @@ from copyrisk.api.pages import POLICY
 from copyrisk.api.scopes import Scope
 from copyrisk.api.tokens import make_token
 from copyrisk.embedded import EmbeddedServer
-from tests.api_house import (
-    ALL_SCOPES,
-    MASTER_SECRET,
-    Caller,
-    House,
-    data,
-    refusal,
-    served,
-    working,
-)
+from tests.api_house import ALL_SCOPES, MASTER_SECRET, Caller, House, data, refusal, served, until_sent, working
 from tests.conftest import Server
-from tests.trading import Desk, dump, until
+from tests.trading import Desk, dump, process, until
 
 EXECUTE, CLOSE = "/api/orders/instant/execute", "/api/orders/close"
 BUY = {"user_type": "live", "user_id": "1", "symbol": "EURUSD", "order_type": "BUY", "order_quantity": "1"}
@@ -75,6 +69,16 @@ def no_faults(house: House, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [one.getMessage() for one in caplog.records if one.exc_info] == []
 
 
+def forgive(house: House) -> None:
+    """Have whoever was refused too often start anew: all tests come from one address."""
+    house.loop.call_soon_threadsafe(house.api.access._failures._full_s.clear)
+
+
+@pytest.fixture(autouse=True)
+def _forgiven(front: House) -> None:
+    forgive(front)
+
+
 def bearer(*scopes: str, accounts: tuple[str, ...] = ("*",), sub: str = "ann") -> dict[str, str]:
     return {"Authorization": f"Bearer {make_token(ISSUER_KEY, sub, scopes or ALL_SCOPES, accounts, 600)}"}
 
@@ -101,6 +105,12 @@ def exchanged(house: House, *pieces: bytes) -> bytes:
         for piece in pieces:
             there.sendall(piece)
         return read_all(there)
+
+
+def stands(house: House) -> tuple[dict[str, bytes], int]:
+    """All there is but nonces, and the workers' streams, which change as they are read; and how much was done."""
+    read = ("copyrisk:api:", "copyrisk:work:", "copyrisk:commands", "copyrisk:reports", "copyrisk:replayed")
+    return dump(house.desk.client, lambda key: key.startswith(read)), house.desk.client.xlen("copyrisk:events")
 
 
 def head(method: str, target: str, headers: dict[str, str], version: str = "1.1") -> bytes:
@@ -355,9 +365,10 @@ def test_tokens_with_odd_claims(front: House) -> None:
     for claims, code in ODD_CLAIMS:
         usual = {"sub": "odd", "scope": "orders:read", "accounts": ["*"], "aud": "copyrisk", "exp": 4_000_000_000}
         said = {"Authorization": f"Bearer {jwt.encode({**usual, **claims}, ISSUER_KEY, 'ES256')}"}
+        forgive(front)
         for _ in range(2):  # the second time it is known
             found.append((claims, code, refusal(client.get(PORTFOLIO, headers=said))[1]))
-    assert [(claims, code) for claims, expected, code in found if code not in (expected, "rate_limited")] == []
+    assert [(claims, code) for claims, expected, code in found if code != expected] == []
 
 
 def test_nothing_is_fetched_that_a_token_names(front: House) -> None:
@@ -371,7 +382,7 @@ def test_nothing_is_fetched_that_a_token_names(front: House) -> None:
         for named in ({"jku": url}, {"x5u": url}, {"jwk": own}, {"kid": "../../../etc/passwd"}, {"kid": "\0"}):
             forged = jwt.encode(claims, stranger, "ES256", headers=named)
             code = refusal(front.client().get(PORTFOLIO, headers={"Authorization": f"Bearer {forged}"}))[1]
-            assert code in ("invalid_token", "rate_limited"), named
+            assert code == "invalid_token", named
         with pytest.raises(BlockingIOError):
             listening.accept()
 
@@ -460,18 +471,15 @@ def test_the_table_of_routes_is_whole(front: House) -> None:
 
 
 def test_nobody_comes_in_without_credentials_or_with_too_few(front: House) -> None:
-    nobody, before = front.client(), dump(front.desk.client, _is_of_callers)
+    nobody, before = front.client(), stands(front)
     none, most = front.caller(scopes=()), {scope: front.caller(scopes=tuple(set(Scope) - {scope})) for scope in Scope}
     for method, path, body, scope in EVERY:
-        code = refusal(nobody.request(method, path, json=body, headers={"Idempotency-Key": "k"}))
-        assert code in ((401, "missing_credentials"), (429, "rate_limited")), (method, path)
+        forgive(front)
+        said = nobody.request(method, path, json=body, headers={"Idempotency-Key": "k"})
+        assert refusal(said) == (401, "missing_credentials"), (method, path)
         assert refusal(none.send(method, path, body)) == (403, "missing_scope"), (method, path)
         assert refusal(most[scope].send(method, path, body)) == (403, "missing_scope"), (method, path)
-    assert dump(front.desk.client, _is_of_callers) == before
-
-
-def _is_of_callers(key: str) -> bool:
-    return key.startswith("copyrisk:api:")
+    assert stands(front) == before
 
 
 #: Grants that look like those of live:1, M and F, and are not.
@@ -479,13 +487,13 @@ ALIENS = ("live:2", "live:11", "demo:1", "demo:*", "strategy_provider:F", "copy_
 
 
 def test_nobody_reaches_the_account_of_another(front: House) -> None:
-    before, alien = dump(front.desk.client, _is_of_callers), front.caller(accounts=ALIENS)
+    before, alien = stands(front), front.caller(accounts=ALIENS)
     for method, path, body, _ in ROUTES:
         assert refusal(alien.send(method, path, body)) == (403, "account_forbidden"), (method, path)
     there = [alien.send(method, path, body).json() for method, path, body, _ in FILTERED]
     assert there[0]["data"]["relationships"] == there[2]["data"]["cascades"] == there[4]["data"]["entries"] == []
     assert [one["error_code"] for one in (there[1], there[3])] == ["unknown_decision", "unknown_cascade"]
-    assert dump(front.desk.client, _is_of_callers) == before
+    assert stands(front) == before
 
 
 def test_an_order_of_another_is_as_good_as_none(front: House) -> None:
@@ -560,37 +568,36 @@ def test_one_signed_request_comes_in_once_whatever_process_it_is_sent_to(front: 
         for number in range(5):
             raw, key = json.dumps(BUY).encode(), f"twice-{number}"
             signed = front.caller().headers("POST", EXECUTE, raw, key)
+            forgive(front)
+            forgive(second)
             clients = [(front.client() if place % 2 else second.client()) for place in range(8)]
             with ThreadPoolExecutor(8) as threads:
                 sent = [threads.submit(one.post, EXECUTE, content=raw, headers=signed) for one in clients]
                 codes = sorted("ok" if one.result().is_success else refusal(one.result())[1] for one in sent)
-            assert [code for code in codes if code != "rate_limited"][0] == "ok"
-            assert set(codes[1:]) <= {"replayed_request", "rate_limited"}, codes
+            assert codes == ["ok"] + 7 * ["replayed_request"]
             assert len(front.desk.events(idempotency_key=key)) == 1
 
 
 # ---- what is read of a body
 
 
-HOSTILE_TEXTS = ["\0", "\ud800", "\u202e1", "1\n", "{1}", "a" * 60_000, "1 ", "\ufeff1", "\N{FULLWIDTH DIGIT ONE}", "__proto__"]
+HOSTILE_TEXTS = ["\0", "\ud800", "\u202e1", "1\n", "{1}", "a" * 60_000, "\ufeff1", "\N{FULLWIDTH DIGIT ONE}", "__proto__"]
 
 
 def test_texts_that_are_none_reach_nothing(front: House, caller: Caller) -> None:
-    before = dump(front.desk.client, _is_of_callers)
+    before = stands(front)
     follow = {"master_id": "M", "follower_id": "new", "investment": "100", "email": "a@b.c", "account_number": "7"}
     for text in HOSTILE_TEXTS:
         for name in follow:
-            if (name, text) in (("email", "{1}"), ("account_number", "{1}"), ("email", "__proto__")):
+            if (name, text) in (("email", "{1}"), ("email", "__proto__")):
                 continue  # these are texts
-            if name in ("email", "account_number", "follower_id", "master_id") and text in ("__proto__", "1 "):
-                continue
             code = refusal(caller.post(f"{_COPYING}/follow", {**follow, name: text}))
             assert code[0] in (404, 409, 413, 422), (name, text[:9], code)
         for body in ({"multiplier": text}, {"symbols_allowed": text}, {"unset": [text]}, {text[:30]: "1"}):
             assert refusal(caller.send("PUT", f"{_COPYING}/accounts/F", body))[0] in (413, 422), (body, text[:9])
         for body in ({"moves": {"EURUSD": text}}, {"moves": {text: "1"}}, {text: 1}):
             assert refusal(caller.post("/api/risk/what-if", body))[0] in (413, 422, 503), (body, text[:9])
-    assert dump(front.desk.client, _is_of_callers) == before
+    assert stands(front) == before
 
 
 NO_BODIES = [

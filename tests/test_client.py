@@ -5,6 +5,7 @@ import contextlib
 import json
 import pickle
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -53,6 +54,7 @@ from copyrisk.store import library
 from tests.api_house import Caller, House, served, working
 from tests.cascade_desk import EVENT, CascadeDesk
 from tests.conftest import Server
+from tests.postbox import certificate, server_context
 from tests.proxies import Fate, Proxy
 from tests.test_api_streaming import announce, publish
 from tests.trading import Desk, until
@@ -430,6 +432,18 @@ def test_nobody_there_is_no_unknown_outcome(kind: str, house: House, proxy: Prox
         for call in (lambda: client.open_order("live:1", "EURUSD", "BUY", 1), client.cascades):
             with pytest.raises(Unavailable, match="unreachable"):
                 call()
+
+
+@BOTH
+def test_a_server_that_cannot_show_who_it_is(kind: str, house: House, tmp_path: Path) -> None:
+    trusts = ssl.create_default_context(cafile=certificate(tmp_path)[1])
+    with contextlib.closing(Proxy(int(house.url.rpartition(":")[2]), server_context(tmp_path))) as proxy:
+        url = proxy.url.replace("127.0.0.1", "localhost")
+        with client_of(kind, url, key_of(house)) as client, pytest.raises(Unavailable, match="CERTIFICATE"):
+            client.open_order("live:1", "EURUSD", "BUY", 1)
+        assert proxy.seen == []
+        with client_of(kind, url, key_of(house), tls=trusts) as client:
+            assert client.cascades().cascades == ()
 
 
 @BOTH

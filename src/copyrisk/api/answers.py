@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.responses import Response
 
 from copyrisk.errors import CopyriskError, InvalidId, StoreError, TryLater
+
+log = structlog.get_logger(__name__)
 
 _JSON = "application/json"
 _PLACES, _FAULT_CHARS = 6, 1_000
@@ -23,10 +26,8 @@ _STATUSES = {
     "too_busy": 503,
     "desk_unavailable": 503,
     "book_stale": 503,
-    "store_unavailable": 503,
     "not_found": 404,
     "method_not_allowed": 405,
-    "follower_unknown": 404,
     "missing_credentials": 401,
     "ambiguous_credentials": 401,
     "invalid_signature": 401,
@@ -44,7 +45,7 @@ _STATUSES = {
     "invalid_json": 400,
 }
 #: How other codes begin, and their status; whatever else is refused, is refused for how things stand.
-_BEGINNINGS = (("invalid_", 422), ("missing_", 422), ("unknown_", 404), ("no_such_", 404))
+_BEGINNINGS = (("invalid_", 422), ("missing_", 422), ("unknown_", 404))
 _REFUSED, _AWAY = 409, 503
 
 
@@ -112,6 +113,17 @@ def refusal_of(failure: CopyriskError) -> Response:
     """The answer that an error gives."""
     headers = failure.headers if isinstance(failure, ApiError) else None
     return refusal(failure.code, str(failure), status_of_failure(failure), headers)
+
+
+def gone_answer() -> Response:
+    """The answer to a request whose body ended early; nobody reads it."""
+    return refusal("incomplete_request", "the body ended early", 400)
+
+
+def fault_answer(method: str, path: str, fault: BaseException) -> Response:
+    """The answer to a fault of ours, which is told to the log and to nobody else."""
+    log.error("request_failed", path=path, method=method, fault=fault_text(fault))
+    return refusal("internal_error", "something went wrong here; it is in the log", 500)
 
 
 def fault_text(fault: BaseException) -> str:

@@ -1,22 +1,21 @@
 """The application: routes, how errors become answers, and the OpenAPI document."""
 
+import asyncio
 import functools
 import json
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from copyrisk import __version__
-from copyrisk.api.answers import fault_text, refusal, refusal_of, success
+from copyrisk.api.answers import fault_answer, gone_answer, refusal, refusal_of, success
 from copyrisk.api.guard import check_query
 from copyrisk.errors import CopyriskError
-
-log = structlog.get_logger(__name__)
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 _SECURITY = {
@@ -43,13 +42,14 @@ def make_app(routers: Sequence[APIRouter]) -> FastAPI:
     app.add_exception_handler(CopyriskError, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_parameter)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_fault)
     app.openapi = _documented(app, app.openapi)  # type: ignore[method-assign]
-    document = functools.cache(lambda: json.dumps(app.openapi(), separators=(",", ":")).encode())
+    document = functools.cache(lambda: json.dumps(app.openapi(), separators=(",", ":")).encode())  # takes half a second
 
     @app.get("/api/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return Response(document(), media_type="application/json")
+        return Response(await asyncio.to_thread(document), media_type="application/json")
 
     return app
 
@@ -88,9 +88,12 @@ async def _on_http(_: Request, failure: Exception) -> Response:
     return refusal(code, str(failure.detail), failure.status_code, failure.headers)
 
 
+async def _on_gone(_: Request, __: Exception) -> Response:
+    return gone_answer()
+
+
 async def _on_fault(request: Request, fault: Exception) -> Response:
-    log.error("request_failed", path=request.url.path, method=request.method, fault=fault_text(fault))
-    return refusal("internal_error", "something went wrong here; it is in the log", 500)
+    return fault_answer(request.method, request.url.path, fault)
 
 
 def health_routes(is_ready: Any) -> APIRouter:

@@ -1,6 +1,5 @@
 """Around every request: limits of its body, headers of its answer, and what is counted of it."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
@@ -17,8 +16,6 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-#: How long a body may take to arrive.
-BODY_S = 10.0
 _HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -39,20 +36,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began_s, status, said, is_whole = time.perf_counter(), 0, 0, False
-        ends_s = asyncio.get_running_loop().time() + BODY_S
+        began_s, status, said = time.perf_counter(), 0, 0
 
         async def bounded_receive() -> Message:
-            nonlocal said, is_whole
-            if is_whole:  # what comes now is that the caller has left
-                return await receive()
-            try:
-                async with asyncio.timeout_at(ends_s):
-                    message = await receive()
-            except TimeoutError:
-                raise ApiError("the body took too long", code="body_timeout") from None
+            nonlocal said
+            message = await receive()
             said += len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
             if said > self._body_bytes:
                 raise ApiError(f"a body has at most {self._body_bytes} bytes", code="body_too_large")
             return message
@@ -81,7 +70,7 @@ async def check_query(request: Request) -> None:
     Raises
     ------
     ApiError
-        `unknown_parameter`, `repeated_parameter`.
+        `unknown_parameter`; `invalid_parameter`: it is there twice.
     """
     given = request.query_params
     if not given:

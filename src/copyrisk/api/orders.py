@@ -14,6 +14,7 @@ from copyrisk.api.answers import ApiError, success, success_text
 from copyrisk.api.asking import Answered
 from copyrisk.api.bodies import Form, check_content_type, read_fields
 from copyrisk.api.context import Api
+from copyrisk.api.direct import Handler
 from copyrisk.api.documents import Shape, json_body, responses
 from copyrisk.api.guard import check_query
 from copyrisk.api.scopes import Scope
@@ -148,6 +149,11 @@ CHANGES = (
 def order_routes(api: Api) -> APIRouter:
     """Changes of the orders of any account."""
     return change_routes(api, CHANGES, "orders")
+
+
+def direct_handlers(api: Api) -> dict[str, Handler]:
+    """By path, what answers the changes of orders that have nothing in their path."""
+    return {change.path: _endpoint(api, change) for change in CHANGES}
 
 
 def change_routes(api: Api, changes: tuple[Change, ...], tag: str) -> APIRouter:

@@ -4,7 +4,7 @@ import asyncio
 import resource
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,18 @@ import uvloop
 
 from copyrisk import keys
 from copyrisk.api.access import Access
+from copyrisk.api.answers import fault_text
 from copyrisk.api.app import health_routes, make_app
 from copyrisk.api.asking import Asker
 from copyrisk.api.context import Api
 from copyrisk.api.copying import copying_routes
 from copyrisk.api.desk import Desk
+from copyrisk.api.direct import Direct
 from copyrisk.api.feeds import Feeds
 from copyrisk.api.guard import Guard
 from copyrisk.api.line import Line
 from copyrisk.api.master_orders import master_order_routes
-from copyrisk.api.orders import order_routes
+from copyrisk.api.orders import direct_handlers, order_routes
 from copyrisk.api.pages import page_routes
 from copyrisk.api.pool import Pool
 from copyrisk.api.reading import reading_routes
@@ -46,12 +48,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
 _CONNECTIONS = 32
 _BLOCK_MS = 1_000
 _KEEP_ALIVE_S = 75
 _UNTAKEN_MS = 40_000
 _FILES_BESIDE = 200
 _STEP_S = 0.1
+_AGAIN_S = 0.5
 #: How long answers that are under way may take once the process is asked to stop.
 _GRACE_S = 5
 ROUTES = (
@@ -80,7 +85,7 @@ def run_api(settings: Settings, url: str, stop: threading.Event, seen: Vitals) -
     Raises
     ------
     ConfigError
-        `api_secret_missing`, `cannot_listen`, and what `Access` raises.
+        `api_secret_missing`, `cannot_listen`, `tls_unusable`, and what `Access` raises.
     StoreError, StoreUnavailable
         The server cannot be used as it starts.
     """
@@ -131,7 +136,7 @@ def application(api: Api, tail: Tail) -> Guard:
         return {"store": tail.is_up, "desk": api.desk is None or api.desk.is_up}
 
     app = make_app([*(make(api) for make in ROUTES), health_routes(is_ready)])
-    return Guard(app, body_bytes=api.settings.api.body_bytes, seen=api.vitals)
+    return Guard(Direct(app, direct_handlers(api)), body_bytes=api.settings.api.body_bytes, seen=api.vitals)
 
 
 @asynccontextmanager
@@ -172,7 +177,7 @@ async def made(
         if desk is not None:
             await desk.start()
             stack.push_async_callback(desk.stop)
-        async with _running(tail.run(), feeds.run()):
+        async with _running(tail.run, feeds.run):
             yield Api(settings, access, asker, pool, feeds, desk, asked, seen), tail
 
 
@@ -185,8 +190,8 @@ def _both(asker: Asker, feeds: Feeds) -> Taker:
 
 
 @asynccontextmanager
-async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(loop) for loop in loops]
+async def _running(*loops: Loop) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(_kept(loop)) for loop in loops]
     try:
         yield
     finally:
@@ -197,9 +202,25 @@ async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _kept(loop: Loop) -> None:
+    """Run a loop, again whatever ends it: without the tail every change would be sent and answered 202."""
+    while True:
+        try:
+            await loop()
+        except Exception as fault:
+            log.critical("loop_failed", loop=loop.__qualname__, fault=fault_text(fault))
+        await asyncio.sleep(_AGAIN_S)
+
+
 def config_of(chosen: ApiSettings, app: Guard) -> uvicorn.Config:
-    """How it is served."""
-    return uvicorn.Config(
+    """How it is served.
+
+    Raises
+    ------
+    ConfigError
+        `tls_unusable`
+    """
+    config = uvicorn.Config(
         app,
         http=protocol_of(chosen.connections_limit),
         loop="none",
@@ -207,7 +228,7 @@ def config_of(chosen: ApiSettings, app: Guard) -> uvicorn.Config:
         ws="none",
         access_log=False,
         log_config=None,
-        log_level="error",
+        log_level="critical",
         server_header=False,
         date_header=False,
         proxy_headers=chosen.trusted_proxies is not None,
@@ -217,6 +238,12 @@ def config_of(chosen: ApiSettings, app: Guard) -> uvicorn.Config:
         ssl_certfile=chosen.tls_certificate,
         ssl_keyfile=chosen.tls_key,
     )
+    try:
+        config.load()
+    except OSError as failure:  # those of `ssl` are among them
+        reason = f"api.tls_certificate and api.tls_key cannot be used: {failure.strerror or failure}"
+        raise ConfigError(reason, code="tls_unusable") from None
+    return config
 
 
 def listen(host: str, port: int) -> socket.socket:

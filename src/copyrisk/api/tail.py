@@ -6,7 +6,7 @@ from typing import Any
 
 import redis.asyncio
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from copyrisk.api.answers import fault_text
 
@@ -89,8 +89,14 @@ class Tail:
                 self._ids[stream] = "0-0"
 
     async def _last(self, stream: str) -> str:
-        newest: Any = await self._client.xrevrange(stream, count=1)
-        return str(newest[0][0]) if newest else "0-0"
+        """The id that was given out last; that of an entry which was taken away since, too."""
+        try:
+            said: Any = await self._client.xinfo_stream(stream)
+        except ResponseError as refusal:
+            if "no such key" not in str(refusal).lower():
+                raise
+            return "0-0"
+        return str(said["last-generated-id"])
 
 
 def _parts(entry_id: str) -> tuple[int, int]:

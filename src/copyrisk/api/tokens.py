@@ -39,6 +39,7 @@ _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _JWK_CURVES = (None, "P-256", "P-384", "P-521", "Ed25519", "Ed448")
 _JWK_KINDS: Mapping[str, Any] = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": OKPAlgorithm}
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_LAST_S = 253_402_300_799  # of the year 9999
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,128}")
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
@@ -281,7 +282,10 @@ def _claims_of(payload: Mapping[str, Any]) -> Claims:
         grant = parse_grant(accounts)
     except InvalidId as fault:
         raise _invalid(str(fault)) from None
-    return Claims(subject, known_scopes(scope.split()), grant, int(payload["exp"]))
+    expires_s = int(payload["exp"])
+    if expires_s > _LAST_S:
+        raise _invalid("exp is no time")
+    return Claims(subject, known_scopes(scope.split()), grant, expires_s)
 
 
 def _digest(token: str) -> bytes:

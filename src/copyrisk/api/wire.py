@@ -4,9 +4,11 @@ The server has none of its own for heads, trailers, connections that say nothing
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from copyrisk.api.answers import refusal
 
@@ -14,7 +16,6 @@ from copyrisk.api.answers import refusal
 HEAD_S, MESSAGE_S, LEAVE_S = 10.0, 15.0, 30.0
 #: Bytes of a request that are not of its body: its head (a stream may name 1,000 accounts), chunk sizes, trailers.
 FRAME_BYTES = 256 << 10
-_INVALID = refusal("invalid_request", "that is no HTTP request", 400).body
 
 
 class Protocol(HttpToolsProtocol):
@@ -24,6 +25,7 @@ class Protocol(HttpToolsProtocol):
     _frame_bytes = 0
     _is_in_head = _is_in_message = False
     _deadline: asyncio.TimerHandle | None = None
+    _running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Take a connection, unless there are too many: files must be left for the store and the log."""
@@ -34,9 +36,13 @@ class Protocol(HttpToolsProtocol):
             self._end_in(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget it, and tell whoever is answering a request that others came behind."""
         self._end_in(None)
         super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, and count those that are not of a body."""
@@ -60,7 +66,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._is_in_head = False
-        self._end_in(MESSAGE_S)
+        self._end_in(MESSAGE_S, self._too_slow)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -80,16 +86,32 @@ class Protocol(HttpToolsProtocol):
         self._end_in(LEAVE_S)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, in the usual shape."""
+        """Answer what is no request."""
         del msg
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(_INVALID) + _INVALID)
-        self.transport.close()
+        self._refuse(b"400 Bad Request", refusal("invalid_request", "that is no HTTP request", 400))
 
-    def _end_in(self, after_s: float | None) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _too_slow(self) -> None:
+        """The body did not come in time; if it is answered already, that is all there is to say."""
+        if self.cycle is None or self.cycle.response_started:
+            self.transport.abort()
+        else:
+            self._refuse(b"408 Request Timeout", refusal("body_timeout", "the body took too long", 408))
+
+    def _refuse(self, status: bytes, answer: Response) -> None:
+        """Answer in the usual shape, and close."""
+        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\n" % status
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(answer.body) + answer.body)
+        self.transport.close()
+        self._end_in(LEAVE_S)
+
+    def _end_in(self, after_s: float | None, how: Callable[[], None] | None = None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = None if after_s is None else self.loop.call_later(after_s, self.transport.abort)
+        self._deadline = None if after_s is None else self.loop.call_later(after_s, how or self.transport.abort)
 
 
 def protocol_of(connections_limit: int) -> type[Protocol]:
