@@ -247,6 +247,7 @@ def ladder_of(symbol: str) -> dict[str, Any]:
         "accounts": 212,
         "lots": 431.57,
         "unknown": 2,
+        "closed": 1,
         "already": {"warning": 5, "critical": 1},
         "rungs": [*down, *up],
         "nearest": nearest,
@@ -308,6 +309,7 @@ def what_if_of(moves: dict[str, str]) -> dict[str, Any]:
             "negative_accounts": 2,
         },
         "unknown": 3,
+        "closed": 2,
     }
 
 

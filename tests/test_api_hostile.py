@@ -2,28 +2,37 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from copyrisk.api import guard
+from copyrisk.api import guard, wire
+from copyrisk.api.line import Line
 from copyrisk.api.pages import POLICY
 from copyrisk.api.scopes import Scope
 from copyrisk.api.tokens import make_token
 from copyrisk.embedded import EmbeddedServer
+from copyrisk.errors import StoreError
+from copyrisk.signing import MasterSecret
+from copyrisk.store.api_keys import KeyRecord, put_record
+from copyrisk.store.connection import connect_async
+from copyrisk.store.pipe import Pipe
 from tests.api_house import ALL_SCOPES, MASTER_SECRET, Caller, House, data, refusal, served, until_sent, working
+from tests.backoffice import now_ms
 from tests.conftest import Server
 from tests.trading import Desk, dump, process, until
 
@@ -268,21 +277,43 @@ def test_a_head_without_end_is_ended(front: House, begins: bytes) -> None:
         read_all(there)  # an answer, and the end, is as good; that nothing comes is not
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
-def test_who_does_not_say_what_it_wants_is_let_go(
-    front: House, said: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("copyrisk.api.wire.HEAD_S", 0.1)
+WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("said", [b"", WHOLE[:15], WHOLE[:-2]])
+def test_who_does_not_say_what_it_wants_is_let_go(front: House, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HEAD_S", 0.1)
     with connected(front) as there:
         there.sendall(said)
-        there.settimeout(1.0)
         read_all(there)
+
+
+@pytest.mark.xfail(strict=True, reason="defect 12: a head that begins behind another request has no time limit")
+def test_a_head_that_begins_behind_a_request_has_a_limit_too(front: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HEAD_S", 0.1)
+    with connected(front) as there:
+        there.settimeout(1.0)
+        there.sendall(WHOLE + WHOLE[:10])
+        assert status_of(there.recv(1 << 16)) == 200
+        there.sendall(WHOLE[10:11])  # ends the time that a connection may rest
+        read_all(there)
+
+
+@pytest.mark.xfail(strict=True, reason="defect 13: thousands of requests wait on one connection")
+def test_requests_that_come_together_are_not_too_many(front: House) -> None:
+    with connected(front) as there:
+        there.settimeout(1.0)
+        try:
+            there.sendall(WHOLE * 2_000)
+        except ConnectionError:
+            return
+        assert read_all(there).count(b"HTTP/1.1 200") < 200
 
 
 def test_a_body_that_trickles_is_not_waited_for(
     front: House, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "BODY_S", 0.2)
+    monkeypatch.setattr(wire, "MESSAGE_S", 0.2)
     with connected(front) as there:
         there.sendall(head("POST", EXECUTE, caller.headers("POST", EXECUTE, b"x") | {"Content-Length": "40"}))
         there.settimeout(0.05)
@@ -306,7 +337,6 @@ def test_nobody_says_of_itself_who_it_is(front: House) -> None:
     assert {line["peer"] for line in lines if line["event"] == "access_refused"} == {"127.0.0.1"}
 
 
-@pytest.mark.xfail(strict=True, reason="defect 8: who leaves with a token leaves a traceback")
 def test_who_leaves_leaves_no_traceback(front: House, caplog: pytest.LogCaptureFixture) -> None:
     sent = bearer() | {"Content-Length": "40", "Content-Type": "application/json", "Idempotency-Key": "left"}
     for method, path in (("POST", EXECUTE), ("PUT", "/api/copy-trading/accounts/F"), ("POST", "/api/risk/what-if")):
@@ -316,7 +346,6 @@ def test_who_leaves_leaves_no_traceback(front: House, caplog: pytest.LogCaptureF
             read_all(there)
 
 
-@pytest.mark.xfail(strict=True, reason="defect 10: an answer is written to a connection that is closed")
 def test_who_leaves_with_requests_under_way_leaves_no_traceback(
     front: House, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -359,7 +388,6 @@ ODD_CLAIMS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="defect 9: a time that is no float")
 def test_tokens_with_odd_claims(front: House) -> None:
     client, found = front.client(), []
     for claims, code in ODD_CLAIMS:
@@ -581,7 +609,11 @@ def test_one_signed_request_comes_in_once_whatever_process_it_is_sent_to(front: 
 # ---- what is read of a body
 
 
-HOSTILE_TEXTS = ["\0", "\ud800", "\u202e1", "1\n", "{1}", "a" * 60_000, "\ufeff1", "\N{FULLWIDTH DIGIT ONE}", "__proto__"]
+HOSTILE_TEXTS = ["\0", "\ud800", "\u202e1", "1\n2", "{1}", "a" * 60_000, "\ufeff1", "\N{FULLWIDTH DIGIT ONE}", "__proto__"]
+
+#: A name is a name, and numbers of accounts and addresses are any printable text.
+MAY_BE = {(name, text) for name in ("email", "account_number") for text in HOSTILE_TEXTS if text.isprintable()}
+MAY_BE |= {("follower_id", "__proto__")}
 
 
 def test_texts_that_are_none_reach_nothing(front: House, caller: Caller) -> None:
@@ -589,8 +621,8 @@ def test_texts_that_are_none_reach_nothing(front: House, caller: Caller) -> None
     follow = {"master_id": "M", "follower_id": "new", "investment": "100", "email": "a@b.c", "account_number": "7"}
     for text in HOSTILE_TEXTS:
         for name in follow:
-            if (name, text) in (("email", "{1}"), ("email", "__proto__")):
-                continue  # these are texts
+            if len(text) < 1_000 and (name, text) in MAY_BE:
+                continue
             code = refusal(caller.post(f"{_COPYING}/follow", {**follow, name: text}))
             assert code[0] in (404, 409, 413, 422), (name, text[:9], code)
         for body in ({"multiplier": text}, {"symbols_allowed": text}, {"unset": [text]}, {text[:30]: "1"}):
@@ -688,3 +720,229 @@ def test_nothing_secret_is_in_what_anybody_may_read(front: House, caller: Caller
             assert secret not in said
         assert "server" not in answer.headers
     assert MASTER_SECRET not in repr(front.settings) + repr(front.api.settings.api) + repr(front.api.access)
+
+
+# ---- floods, and what stays of them
+
+
+def test_silent_connections_leave_room_again(bundled_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is connected is served on; who comes too late is dropped, until those who said nothing are let go."""
+    monkeypatch.setattr(wire, "HEAD_S", 0.3)
+    desk = Desk(bundled_server)
+    with served(desk, api__connections_limit=10) as house, ExitStack() as open_ones:
+        regular = house.client()
+        assert regular.get("/healthz").is_success
+        silent = [open_ones.enter_context(connected(house)) for _ in range(20)]
+        dropped = silent[9:]
+        assert [read_all(one) for one in dropped] == [b""] * len(dropped)
+        assert regular.get("/healthz").is_success
+        assert [read_all(one) for one in silent] == [b""] * len(silent)
+        assert is_alive(house)
+    desk.close()
+
+
+def test_what_is_kept_of_callers_goes_away_by_itself(front: House) -> None:
+    caller, client = front.caller(), front.desk.client
+    assert caller.get(PORTFOLIO).is_success
+    nonces = list(client.scan_iter("copyrisk:api:nonce:*", count=1_000))
+    longest_ms = 2 * front.settings.api.clock_skew_ms + 60_000
+    assert nonces and all(0 < client.pttl(name) <= longest_ms for name in nonces)
+    before = client.dbsize()
+    for number in range(20):  # refusals before the signature is known leave nothing
+        forged = caller.headers("GET", PORTFOLIO) | {"X-Copyrisk-Signature": f"{number:064x}"}
+        assert refusal(caller.client.get(PORTFOLIO, headers=forged)) == (401, "invalid_signature")
+        late = caller.headers("GET", PORTFOLIO, time_ms=number)
+        assert refusal(caller.client.get(PORTFOLIO, headers=late)) == (401, "expired_signature")
+    assert client.dbsize() == before
+    assert (front.api.asker.waiting, front.api.asker._waiters) == (0, {})
+
+
+def test_a_key_that_is_revoked_while_its_request_arrives_does_nothing(front: House) -> None:
+    caller, before = front.caller(), front.desk.client.xlen("copyrisk:events")
+    master = MasterSecret(MASTER_SECRET.encode())
+    assert caller.get(PORTFOLIO).is_success  # its record is known
+    body = json.dumps(BUY).encode()
+    with connected(front) as there:
+        sent = caller.headers("POST", EXECUTE, body, "in-flight") | {"Content-Length": str(len(body))}
+        there.sendall(head("POST", EXECUTE, sent) + body[:-1])
+        pipe = Pipe(front.desk.new_client())
+        put_record(pipe, KeyRecord(caller.key_id, "test", ALL_SCOPES, ("*",), now_ms(), revoked_ms=now_ms()), master)
+        pipe.close()
+        until(lambda: code_of_get(caller) == "revoked_key", 5.0)
+        there.sendall(body[-1:])
+        assert code_of(read_all(there)) == "revoked_key"
+    assert front.desk.client.xlen("copyrisk:events") == before
+
+
+def code_of_get(caller: Caller) -> str:
+    answer = caller.get(PORTFOLIO)
+    return "ok" if answer.is_success else refusal(answer)[1]
+
+
+# ---- the server behind it
+
+
+@asynccontextmanager
+async def babbling(server: Server, *, at: bytes) -> AsyncIterator[str]:
+    """A way to the server on which a request with these bytes is answered with what no server says."""
+    path, writers = server.url.removeprefix("unix://").partition("?")[0], list[asyncio.StreamWriter]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(path)
+        writers.extend((writer, back))
+        with suppress(ConnectionError):
+            while said := await reader.read(1 << 16):
+                back.write(said)
+                answer = await there.read(1 << 16)
+                writer.write(b"@@ what?\r\n" if at in said else answer)
+        writer.close()
+        back.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0"
+    finally:
+        listening.close()
+        await listening.wait_closed()
+        await asyncio.gather(*(one.wait_closed() for one in writers), return_exceptions=True)
+
+
+def test_an_answer_that_makes_no_sense_is_an_error_once(bundled_server: Server) -> None:
+    async def asked() -> Any:
+        async with babbling(bundled_server, at=b"nonce") as url:
+            client = connect_async(url, connections=2, connect_timeout_ms=1_000, reply_timeout_ms=1_000)
+            line = Line(client)
+            try:
+                async with asyncio.timeout(2.0):
+                    with pytest.raises(StoreError):
+                        await line.call("SET", "nonce", "1")
+                    return await line.call("PING")
+            finally:
+                await line.close()
+                await client.aclose()
+
+    assert asyncio.run(asked()) in (b"PONG", "PONG")
+
+
+def placed(caller: Caller, key: str, account: str = "1") -> httpx.Response:
+    return caller.post(EXECUTE, {**BUY, "user_id": account, "order_quantity": "0.01"}, key)
+
+
+@pytest.fixture
+def own_desk() -> Iterator[Desk]:
+    """One on a server of its own, which may be broken."""
+    with EmbeddedServer.start() as running:
+        desk = Desk(Server(running.url, running.pid))
+        desk.account("live:1")
+        yield desk
+        desk.close()
+
+
+def check_once(desk: Desk, caller: Caller, keys: Iterable[str]) -> None:
+    """Each key is answered now, always the same, and there is one order and one event for each."""
+    for key in keys:
+        first, second = data(placed(caller, key)), data(placed(caller, key))
+        assert first == second
+        assert len(desk.events(idempotency_key=key)) == 1
+        assert desk.statuses("live:1", first["order_id"]) == ("OPEN", "EXECUTED")
+
+
+@pytest.mark.fault
+def test_a_server_that_is_a_replica_for_a_while(own_desk: Desk) -> None:
+    """Failed over: nothing is done, nothing is a fault, and it goes on as soon as there is a master."""
+    desk = own_desk
+    with working(desk), served(desk) as house:
+        caller = house.caller()
+        data(placed(caller, "before"))
+        desk.client.replicaof("127.0.0.1", "1")
+        try:
+            for number in range(5):
+                assert placed(caller, f"while-{number}").status_code == 503
+                assert caller.get(PORTFOLIO).status_code == 503
+        finally:
+            desk.client.replicaof("NO", "ONE")
+        check_once(desk, caller, ("before", *(f"while-{number}" for number in range(5))))
+        assert len(desk.index("live:1")) == 6
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_server_that_stands_still(own_desk: Desk) -> None:
+    """For three seconds: answers are 200, 202 or 503, and later each key has been carried out once, or not at all."""
+    desk = own_desk
+    keys = [f"still-{number}" for number in range(40)]
+    with working(desk), served(desk, api__answer_timeout_ms=500, redis__reply_timeout_ms=1_000) as house:
+        callers = [house.caller() for _ in range(8)]
+        data(placed(callers[0], "before"))
+        with ThreadPoolExecutor(8) as threads:
+            work = [threads.submit(placed, callers[place % 8], key) for place, key in enumerate(keys[:20])]
+            os.kill(desk.server.pid, signal.SIGSTOP)
+            try:
+                work += [threads.submit(placed, callers[place % 8], key) for place, key in enumerate(keys[20:])]
+                time.sleep(3.0)
+            finally:
+                os.kill(desk.server.pid, signal.SIGCONT)
+            answers = {key: one.result() for key, one in zip(keys, work, strict=True)}
+        assert {one.status_code for one in answers.values()} <= {200, 202, 503}
+        until(lambda: placed(callers[0], "before").status_code == 200, _LIMIT_S)
+        check_once(desk, callers[1], keys)
+        for key, answer in answers.items():
+            if answer.status_code == 200:
+                assert data(placed(callers[2], key)) == data(answer)
+        assert len(desk.index("live:1")) == 41
+
+
+@pytest.mark.fault
+def test_a_server_that_comes_back_empty(own_desk: Desk) -> None:
+    """Without persistence: callers are strangers, accounts are not there, and nothing is said to be done."""
+    desk = own_desk
+    with working(desk), served(desk) as house:
+        caller = house.caller()
+        for number in range(3):
+            data(placed(caller, f"lost-{number}"))
+        desk.client.flushall()
+        desk.client.function_flush()
+        desk.client.client_kill_filter(_type="normal", skipme=True)
+        until(lambda: code_of_get(caller) == "unknown_key", _LIMIT_S)
+        again = house.caller()
+        seen = set()
+
+        def is_working() -> bool:
+            answer = placed(again, f"empty-{len(seen)}-{time.monotonic_ns()}")
+            seen.add(answer.status_code)
+            return answer.status_code == 404
+
+        until(is_working, _LIMIT_S)
+        assert seen <= {202, 404, 409, 503}
+        assert desk.index("live:1") == set()
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_an_api_that_is_killed_with_a_change_under_way(own_desk: Desk) -> None:
+    """Between the command and its answer: who asks another process with the same key gets the one answer."""
+    desk = own_desk
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = {"API_PORT": port, "API_SECRET": MASTER_SECRET, "API_DESK": "false"}
+    with served(desk) as house, process(desk.server.url, "api", **environ) as doomed:
+        caller = house.caller()
+        other = Caller(house, caller.key_id, caller.secret, house.client())
+        other.client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
+        until(lambda: is_answering(other), 30.0)
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(placed, other, "killed")
+            until_sent(house, 1)
+            doomed.kill()
+            with pytest.raises(httpx.TransportError):
+                asked.result()
+        with working(desk):
+            check_once(desk, caller, ["killed"])
+        assert len(desk.index("live:1")) == 1
+
+
+def is_answering(caller: Caller) -> bool:
+    try:
+        return bool(caller.client.get("/readyz").is_success)
+    except httpx.TransportError:
+        return False

@@ -29,7 +29,8 @@ from copyrisk import keyring
 from copyrisk.api import tokens
 from copyrisk.api.answers import ApiError
 from copyrisk.api.scopes import Scope, parse_grant
-from copyrisk.api.tokens import TokenKeys, make_token, parse_keys
+from copyrisk.api.token_keys import parse_keys
+from copyrisk.api.tokens import TokenKeys, make_token
 from copyrisk.api_sections import ApiSettings
 from copyrisk.errors import ConfigError, StoreError
 from copyrisk.keyring import master_secret

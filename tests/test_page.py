@@ -251,7 +251,10 @@ def test_what_is_not_known_is_never_zero(opened: Opening, house: PageHouse) -> N
     house.summary["closest"] = [line]
     house.summary["totals"] = dict.fromkeys(house.summary["totals"])
     house.summary["replication"] = dict.fromkeys(house.summary["replication"])
+    house.summary["cascades"] = house.summary["unknown"] = None
     page = opened()
+    for title in ("Cascades in progress", "Unknown, and why"):
+        expect(page.get_by_label(title, exact=True).locator("p.none").first).to_have_text("unknown")
     for label in ("equity, USD", "used margin, USD", "open P&L, USD"):
         expect(tile(page, label)).to_have_text("unknown")
     expect(page.locator("#closest tbody tr")).to_contain_text("unknown")
@@ -321,6 +324,8 @@ def test_an_old_book_a_silent_daemon_and_halts_are_said(opened: Opening, house: 
     house.summary["book_age_ms"] = 30_000
     expect(page.locator("#alarms")).to_contain_text("The desk's book is old")
     expect(tile(page, "healthy")).to_have_text("unknown")
+    for title in ("Closest to their thresholds", "Unknown, and why"):  # nothing is known is not: there is none
+        expect(page.get_by_label(title, exact=True).locator("p.none").first).to_have_text("unknown")
 
 
 # ---- without a mouse
@@ -386,6 +391,7 @@ def test_the_ladder_of_a_symbol(opened: Opening) -> None:
     page.get_by_label("Symbol", exact=True).select_option("XAUUSD")
     expect(page.locator("h1")).to_have_text("Ladder of XAUUSD")
     expect(page.locator(".facts")).to_contain_text("2331.42")
+    expect(page.locator(".facts div").filter(has_text="wait for a closed market")).to_contain_text("1")
     go(page, "#/ladder/NOTHELD")
     expect(page.get_by_role("alert").filter(has_text="unknown_symbol")).to_be_visible()
 

@@ -49,7 +49,7 @@ HOUSE = (
     "relationships killing explaining progress telling reporting cascade_commands operations log _launcher embedded",
     "api.answers api.documents api.parameters api.freshness api.pool api.tail api.line api.wire api.guard api.direct",
     "api.bodies api.asking",
-    "api.rates api.tokens api.callers api.access",
+    "api.rates api.token_keys api.tokens api.callers api.access",
     "api.summary api.desk_book api.desk_process api.desk",
     "api.happenings api.subscriber api.watching api.feeds api.replaying api.context api.streaming",
     "api.orders api.master_orders api.copying_models api.copying_acts api.copying_bodies api.copying",

@@ -171,6 +171,7 @@ function drawFacts(head, found) {
     ["there already: warning", count(found.already?.warning)],
     ["there already: critical", count(found.already?.critical)],
     ["unknown accounts", count(found.unknown)],
+    ["wait for a closed market", count(found.closed)],
   ];
   fill(
     head,
@@ -209,7 +210,12 @@ function rungsTable() {
         number: true,
         cell: (row) => (row.direction === "now" ? h("b", { text: "now" }) : move(signedMove(row))),
       },
-      { label: "bid", number: true, cell: (row) => figure(price(row.price, row.bid)) },
+      {
+        label: "price",
+        number: true,
+        title: "the bid when it falls, the ask when it rises: positions that lose are closed there",
+        cell: (row) => figure(price(row.price, row.bid)),
+      },
       { label: "warning: accounts", number: true, cell: cell("warning", "accounts") },
       { label: "lots", number: true, cell: cell("warning", "lots") },
       { label: "critical: accounts", number: true, cell: cell("critical", "accounts") },

@@ -185,7 +185,7 @@ function closestPart() {
       { wide: "figures two-thirds tall", aside: h("span", { class: "hint", text: "USD" }) },
       table.node,
     ),
-    draw: ({ closest }) => table.update(closest ?? []),
+    draw: ({ closest }) => table.update(closest),
   };
 }
 
@@ -227,7 +227,7 @@ function cascadesPart() {
   });
   return {
     node: panel("Cascades in progress", { wide: "figures half" }, table.node),
-    draw: ({ cascades }) => table.update(cascades ?? []),
+    draw: ({ cascades }) => table.update(cascades),
   };
 }
 
@@ -243,7 +243,7 @@ function unknownPart() {
   });
   return {
     node: panel("Unknown, and why", { wide: "figures" }, table.node),
-    draw: ({ unknown }) => table.update(Object.entries(unknown ?? {}).sort((one, other) => other[1] - one[1])),
+    draw: ({ unknown }) => table.update(unknown && Object.entries(unknown).sort((one, other) => other[1] - one[1])),
   };
 }
 

@@ -1,11 +1,13 @@
 // Tables that live: rows keep their identity, focus and place while their figures change.
-import { fill, h } from "./dom.js";
+import { fill, h, say } from "./dom.js";
+import { UNKNOWN } from "./format.js";
 
 /**
  * A table with a caption.
  *
  * `columns`: `{ label, cell(row), number, title, wide }`; `cell` gives text or a node. `keyOf(row)`: what a row is.
- * `hrefOf(row)`: where Enter, or a click on the row, leads. Returns `{ node, update(rows) }`.
+ * `hrefOf(row)`: where Enter, or a click on the row, leads. Returns `{ node, update(rows) }`; rows that are null are
+ * unknown, and no rows are none.
  */
 export function makeTable({ caption, columns, keyOf, hrefOf = null, empty = "nothing", shown = false, id = null }) {
   const head = h(
@@ -33,7 +35,9 @@ export function makeTable({ caption, columns, keyOf, hrefOf = null, empty = "not
   const rows = new Map();
   if (hrefOf) walk(body);
 
-  function update(given) {
+  function update(found) {
+    const given = found ?? [];
+    say(none, found === null || found === undefined ? UNKNOWN : empty);
     const focused = body.contains(document.activeElement) ? document.activeElement.closest("tr") : null;
     const wanted = new Map(given.map((row) => [String(keyOf(row)), row]));
     for (const [key, held] of rows) {

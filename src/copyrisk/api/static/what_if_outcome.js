@@ -32,6 +32,7 @@ export function drawOutcome(node, found) {
     ["below zero", figure(count(left.negative_accounts))],
     ["owed below zero, USD", signed(left.negative_usd)],
     ["unknown accounts", figure(count(found.unknown))],
+    ["wait for a closed market", figure(count(found.closed))],
   ];
   fill(
     node,
