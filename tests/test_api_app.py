@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -9,20 +10,26 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import APIRouter, Request
+from redis.asyncio.connection import AbstractConnection
 from starlette.responses import Response
 
 from copyrisk.api import serve
 from copyrisk.api.answers import ApiError, status_of, success
 from copyrisk.api.app import health_routes, make_app
 from copyrisk.api.guard import Guard
+from copyrisk.api.line import Line
 from copyrisk.api.pool import Pool
 from copyrisk.api.tail import Tail
+from copyrisk.api.tokens import make_token
 from copyrisk.api_sections import ApiSettings
-from copyrisk.errors import ConfigError, InvalidId, Refused, StoreUnavailable
+from copyrisk.errors import ConfigError, InvalidId, Refused, StoreError, StoreUnavailable
 from copyrisk.store.connection import connect_async
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.vitals import API_REQUESTS, Vitals
+from tests.trading import process, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:starlette")
 
@@ -187,6 +194,32 @@ def test_what_waits_for_a_thread_is_bounded(bundled_server: Any) -> None:
     asyncio.run(use())
 
 
+# ---- the line
+
+
+def test_whatever_breaks_a_line_whoever_waits_hears_of_it(bundled_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use() -> None:
+        client = connect_async(bundled_server.url, connect_timeout_ms=1_000, reply_timeout_ms=2_000, connections=1)
+        line = Line(client)
+        assert await line.call("SET", "k", "1") == b"OK"
+
+        async def fail(*_: Any, **__: Any) -> None:
+            raise ZeroDivisionError("a fault of ours")
+
+        for name in ("read_response", "send_packed_command"):
+            with monkeypatch.context() as broken:
+                broken.setattr(AbstractConnection, name, fail)
+                async with asyncio.timeout(5):
+                    for _ in range(2):  # on the connection that was there, and on a new one
+                        with pytest.raises(StoreError):
+                            await line.call("GET", "k")
+            assert await line.call("GET", "k") == b"1"
+        await line.close()
+        await client.aclose()
+
+    asyncio.run(use())
+
+
 # ---- the tail
 
 
@@ -324,3 +357,39 @@ def test_a_certificate_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -
         with pytest.raises(ConfigError) as refused:
             serve.config_of(chosen, Guard(make_app([]), body_bytes=1_000, seen=SEEN))
         assert refused.value.code == "tls_unusable"
+
+
+@pytest.mark.slow
+def test_the_process_ends_when_it_is_asked_to_and_tells_who_still_reads(bundled_server: Any, tmp_path: Path) -> None:
+    key, public = ec.generate_private_key(ec.SECP256R1()), tmp_path / "keys.pem"
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    bearer = {"Authorization": f"Bearer {make_token(key, 'ann', ['orders:read'], ['*'], 60)}"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = {"API_PORT": port, "API_SECRET": "s" * 40, "API_TOKEN_KEYS_FILE": public}
+    with (
+        process(bundled_server.url, "api", **environ) as running,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client,
+    ):
+        until(lambda: is_ready(client), 30.0)
+        (desk,) = children_of(running.pid)
+        with client.stream("GET", "/api/stream?topics=breaches", headers=bearer) as stream:
+            pieces = stream.iter_text()
+            assert "event: begin" in next(pieces)
+            running.terminate()
+            assert "server_stopping" in "".join(pieces)
+        assert running.wait(15) == 0
+        until(lambda: not Path(f"/proc/{desk}").exists(), 5.0)
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").is_success
+    except httpx.TransportError:
+        return False
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+    ]

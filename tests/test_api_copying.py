@@ -23,12 +23,12 @@ from copyrisk.errors import CopyriskError, StoreUnavailable
 from copyrisk.following import SETTING_NAMES, FollowRequest
 from copyrisk.identifiers import parse_account
 from copyrisk.store import library
-from copyrisk.store.act_answers import Act, stored_answer
+from copyrisk.store.act_answers import Act, begin, drop, end, ending_of, stored_answer
 from copyrisk.store.follower_settings import SettingsChange, change_settings
 from copyrisk.store.pipe import Pipe
 from tests.api_house import Caller, House, data, refusal, served
 from tests.backoffice import now_ms
-from tests.copying_desk import CopyDesk, Died
+from tests.copying_desk import MASTER, CopyDesk, Died
 from tests.trading import Desk, dump
 
 ROOT = "/api/copy-trading"
@@ -112,7 +112,7 @@ def test_from_the_first_to_the_last_day(desk: CopyDesk, caller: Caller) -> None:
     assert data(caller.send("DELETE", ACCOUNT))["copy_status"] == "stopped"
     assert data(caller.get(f"{ROOT}/relationships")) == {"relationships": [], "next": None}
     assert [one["cause"] for one in operators(desk)] == ["follow", "pause", "resume", "settings", "unfollow"]
-    assert {one["said"]["user"] for one in operators(desk)} == {caller.key_id}
+    assert {one["said"]["user"] for one in operators(desk)} == {f"key {caller.key_id}"}
     assert {tuple(one["said"]["accounts"]) for one in operators(desk)} == {(TAG,)}
     assert "a@b.example" not in str(operators(desk))
     assert [entry["type"] for entry in desk.audit(TAG)] == ["follow", "pause", "resume", "settings", "unfollow"]
@@ -346,7 +346,11 @@ def test_nobody_changes_or_sees_what_is_not_its_own(desk: CopyDesk, house: House
     master = house.caller(accounts=("strategy_provider:M",))
     rows = data(master.get(f"{ROOT}/masters/M/followers"))["followers"]
     assert [(one["follower_id"], one["account"]) for one in rows] == [("F", None), ("G", None)]
-    assert len(data(master.get(f"{ROOT}/relationships"))["relationships"]) == 2
+    desk.follower("H", "100", master="N")
+    desk.client.set("copy_follower_master:H:provider_id", "N")
+    for who, seen in (((MASTER,), "FG"), ((MASTER, "copy_follower:H"), "FGH"), (("copy_follower:*",), "FGH")):
+        rows = data(house.caller(accounts=who).get(f"{ROOT}/relationships"))["relationships"]
+        assert "".join(sorted(one["follower_id"] for one in rows)) == seen, who
 
 
 def test_followers_come_in_pages(desk: CopyDesk, caller: Caller) -> None:
@@ -367,6 +371,18 @@ def test_followers_come_in_pages(desk: CopyDesk, caller: Caller) -> None:
         "F3": "key_unusable",
         "b{a}\n": "invalid_account_id",
     }
+
+
+def test_the_first_answer_of_an_act_holds(desk: CopyDesk) -> None:
+    pipe = Pipe(desk.new_client())
+    begun, _ = begin(pipe, act("pause"))
+    first = end(pipe, begun, ending_of(begun, "ok", "", {"n": "1"}, ts_ms=1))
+    again = end(pipe, begun, ending_of(begun, "not_following", "", {}, ts_ms=2))  # of another process, a moment later
+    assert again == first == stored_answer(pipe, begun.account, "K")
+    assert [entry["code"] for entry in desk.audit(TAG)] == ["ok"]
+    drop(pipe, begun)
+    assert stored_answer(pipe, begun.account, "K") == first
+    pipe.close()
 
 
 # ---- crashes

@@ -190,6 +190,19 @@ def test_a_key_is_made_shown_once_listed_and_revoked(run: Run, bundled_server: A
     client.close()
 
 
+def test_what_the_audit_trail_does_not_take_is_not_done(run: Run, bundled_server: Any) -> None:
+    client = bundled_server.client()
+    assert run(*NEW)[0] == 0
+    before = client.hgetall(HASH)
+    client.delete("copyrisk:{audit}:trail")
+    client.set("copyrisk:{audit}:trail", "no stream")
+    for words in (NEW, ("keys", "revoke", next(iter(before)).decode())):
+        with pytest.raises(StoreError):
+            run(*words)
+    assert client.hgetall(HASH) == before
+    client.close()
+
+
 def test_the_user_that_the_page_describes_may_do_it(redis_server: Any, run: Run) -> None:
     with redis_server.client() as client:
         client.function_flush()

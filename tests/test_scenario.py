@@ -388,6 +388,10 @@ def test_the_ladder_of_a_symbol_in_full() -> None:
     assert rungs["down", -4.0]["warning"] == {"accounts": 2, "lots": 2.0}
     assert rungs["down", -50.0]["critical"] == {"accounts": 3, "lots": 3.0}
     assert rungs["up", 1.0]["critical"] == {"accounts": 1, "lots": 2.5}
+    assert rungs["up", 1.0]["price"] == pytest.approx(1.084767 * 1.01, rel=1e-7)  # what is sold is closed at the ask
+    found["warning_down"][0] = -0.0075 * (1.0 + 1e-15)  # at the rung, but for the last digit
+    exactly = ladder_of_symbol(house.book, found, "EURUSD", NOW_MS)["rungs"]
+    assert [rung["warning"]["accounts"] for rung in exactly[:3]] == [1, 1, 2]
     nearest = ladder["nearest"]
     assert [abs(one["move_pct"]) for one in nearest] == sorted(abs(one["move_pct"]) for one in nearest)
     assert {(one["account"], one["kind"]) for one in nearest[:2]} == {("live:1", "warning"), ("live:2", "warning")}

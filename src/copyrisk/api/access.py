@@ -8,7 +8,6 @@ as well, and the answer is the same.
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -34,9 +33,6 @@ from copyrisk.signing import (
     is_key_id,
     is_signed,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Access", "Caller"]
 

@@ -5,6 +5,7 @@ answer.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -57,7 +58,7 @@ class Asker:
     timeout_ms : int
         How long an answer is waited for.
     waiting_limit : int
-        How many may wait at once.
+        How many may wait at once; half of them of one caller.
     seen : Vitals or None
         Where waiting requests and unknown outcomes are counted.
     """
@@ -66,7 +67,7 @@ class Asker:
         self._line, self._timeout_s, self._limit = line, timeout_ms / 1000.0, waiting_limit
         self._seen = seen or Vitals()
         self._waiters: dict[tuple[str, str, str], list[_Waiter]] = {}
-        self._count = 0
+        self._count, self._by = 0, Counter[str]()
 
     @property
     def waiting(self) -> int:
@@ -96,16 +97,16 @@ class Asker:
         command = parse_command(_NO_ENTRY, fields)
         if not command.client_key:
             raise ApiError("a change needs an idempotency key", code="missing_idempotency_key")
-        if self._count >= self._limit:
+        if self._count >= self._limit or self._by[command.requested_by] >= max(self._limit // 2, 1):
             raise ApiError("too many changes are under way", code="too_busy", headers={"Retry-After": "1"})
         waiter = _Waiter(command)
         of_whom = (command.account.type.value, command.account.id, command.client_key)
         self._waiters.setdefault(of_whom, []).append(waiter)
-        self._changed_by(1)
+        self._changed_by(1, command)
         try:
             event = await self._answer(waiter, fields)
         finally:
-            self._changed_by(-1)
+            self._changed_by(-1, command)
             others = self._waiters[of_whom]
             others.remove(waiter)
             if not others:
@@ -114,8 +115,11 @@ class Asker:
             self._seen.count(vitals.API_UNKNOWN)
         return Answered(command.order_id, command.client_key, event)
 
-    def _changed_by(self, change: int) -> None:
+    def _changed_by(self, change: int, command: Command) -> None:
         self._count += change
+        self._by[command.requested_by] += change
+        if not self._by[command.requested_by]:
+            del self._by[command.requested_by]
         self._seen.set(vitals.API_WAITING, self._count)
 
     async def _answer(self, waiter: _Waiter, fields: Mapping[str, str]) -> Mapping[str, str] | None:

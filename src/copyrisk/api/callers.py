@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -15,9 +15,6 @@ from copyrisk.commands import REQUESTER_CHARS
 from copyrisk.identifiers import Account
 from copyrisk.signing import MasterSecret
 from copyrisk.store.api_keys import BadRecord, KeyRecord, KeyState, parse_record
-
-if TYPE_CHECKING:
-    pass
 
 log = structlog.get_logger(__name__)
 

@@ -148,7 +148,7 @@ def _act(request: Request, caller: Caller, kind: str, follower_id: str, said: Ma
     """The act, of an account of the caller's."""
     account = identifiers.account(AccountType.FOLLOWER.value, follower_id)
     caller.check_account(account)
-    return Act(kind, account, idempotency_key(request), said, caller.name)
+    return Act(kind, account, idempotency_key(request), said, caller.label)
 
 
 async def _check_empty(request: Request) -> None:

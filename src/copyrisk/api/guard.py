@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 
 from copyrisk import vitals
-from copyrisk.api.answers import ApiError
+from copyrisk.api.answers import ApiError, refusal
 from copyrisk.vitals import Vitals
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -22,6 +22,8 @@ _HEADERS = (
     ("X-Frame-Options", "DENY"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
+#: Of a request; each costs time before anybody is known to ask.
+PARAMETERS = 32
 _NOT_KEPT = ("Cache-Control", "no-store")
 
 
@@ -57,6 +59,10 @@ class Guard:
             await send(message)
 
         try:
+            if scope["query_string"].count(b"&") >= PARAMETERS:
+                answer = refusal("too_many_parameters", f"a request has at most {PARAMETERS} parameters", 422)
+                await answer(scope, receive, marked_send)
+                return
             await self._app(scope, bounded_receive, marked_send)
         finally:
             route = getattr(scope.get("route"), "path", "none")

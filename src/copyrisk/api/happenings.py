@@ -129,19 +129,27 @@ class Happening:
         data = dict(self.data)
         if not sees_all:
             if self.account is None or not sees(self.account):
-                said, data["account"] = {}, None
-            if self.others:
-                said["accounts"] = [str(other) for other in self.others if sees(other)]
-            if isinstance(said.get("failed_followers"), dict):
-                said["failed_followers"] = {
-                    name: code for name, code in said["failed_followers"].items() if _sees_follower(sees, name)
-                }
+                said, data["account"] = {"accounts": said["accounts"]} if self.others else {}, None
+            said = without_others(said, sees)
         return {**data, "said": _cut(said)}
 
 
-def _sees_follower(sees: Sees, name: str) -> bool:
+def without_others(said: Mapping[str, Any], sees: Sees) -> dict[str, Any]:
+    """What an entry of the trail says, but for the names of accounts that are not seen."""
+    left = dict(said)
+    if isinstance(left.get("accounts"), list):
+        left["accounts"] = [name for name in left["accounts"] if _sees_name(sees, str(name))]
+    if isinstance(left.get("failed_followers"), dict):
+        failed = left["failed_followers"].items()
+        left["failed_followers"] = {
+            name: code for name, code in failed if _sees_name(sees, f"{AccountType.FOLLOWER}:{name}")
+        }
+    return left
+
+
+def _sees_name(sees: Sees, name: str) -> bool:
     try:
-        return sees(identifiers.account(AccountType.FOLLOWER.value, name))
+        return sees(identifiers.parse_account(name))
     except CopyriskError:
         return False
 

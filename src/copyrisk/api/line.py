@@ -78,8 +78,9 @@ class Line:
             try:
                 await self._pool.ensure_connection(self._connection)
                 failure = None
-            except (redis.RedisError, OSError) as refusal:
+            except Exception as refusal:
                 failure = store_error(refusal)
+                await self._connection.disconnect(nowait=True)  # greeted by half: the next one begins anew
             batch, self._waiting = self._waiting, []
             asked = [request for request in batch if not request.reply.done()]
             if failure is None:
@@ -99,7 +100,7 @@ class Line:
             if self._is_replica:  # the next one finds the new master
                 self._is_replica = False
                 await self._connection.disconnect(nowait=True)
-        except (redis.RedisError, OSError) as failure:
+        except Exception as failure:  # whatever it is: nobody else would tell those who wait
             lost = Lost(f"the connection broke: {str(failure)[:200]}", code="store_unavailable")
             for request in asked:
                 request.answer(lost)

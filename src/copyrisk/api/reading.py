@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from copyrisk import fields, identifiers, keys
+from copyrisk.api.access import Caller
 from copyrisk.api.answers import ApiError, success
 from copyrisk.api.context import Api
 from copyrisk.api.documents import responses
@@ -44,10 +45,13 @@ def reading_routes(api: Api) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["accounts"])
 
     async def own(request: Request, user_type: str, user_id: str) -> Account:
+        return (await seen(request, user_type, user_id))[1]
+
+    async def seen(request: Request, user_type: str, user_id: str) -> tuple[Caller, Account]:
         caller = await api.access.admit(request, Scope.ORDERS_READ)
         account = identifiers.account(user_type, user_id)
         caller.check_account(account)
-        return account
+        return caller, account
 
     @router.get("/portfolios/{user_type}/{user_id}", response_model=None, responses=responses(Portfolio, 404))
     async def portfolio(request: Request, user_type: str, user_id: str) -> Response:
@@ -66,10 +70,12 @@ def reading_routes(api: Api) -> APIRouter:
     @router.get("/orders/answers/{idempotency_key}", response_model=None, responses=responses(KeyAnswer, 404, 409))
     async def answer(request: Request, idempotency_key: str, user_type: UserType, user_id: UserId) -> Response:
         """What came of a change of an account under an idempotency key."""
-        account = await own(request, user_type, user_id)
+        caller, account = await seen(request, user_type, user_id)
         event = await api.pool.run(stored_answer, account, idempotency_key)
         if event is None:
             raise ApiError("nothing was answered under this key (yet)", code="unknown_answer")
+        if "data" in event:  # of what was done about copying
+            caller.check_scope(Scope.COPY_READ)
         return success(_answer_facts(event))
 
     @router.get("/orders/{order_id}", response_model=None, responses=responses(OneOrder, 404, 409))

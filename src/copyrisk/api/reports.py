@@ -13,6 +13,7 @@ from copyrisk.api.access import Caller
 from copyrisk.api.answers import ApiError, success
 from copyrisk.api.context import Api
 from copyrisk.api.documents import responses
+from copyrisk.api.happenings import without_others
 from copyrisk.api.parameters import LIMIT, After, Limit, Page, limit_of, page_of, parameter, whole
 from copyrisk.api.reading import check_exists
 from copyrisk.api.report_models import CascadeList, CascadePage, DecisionPage, HistoryPage, TrailPage
@@ -96,7 +97,7 @@ def _add_trails(router: APIRouter, api: Api) -> None:
             limit=limit_of(limit),
         )
         found = await api.pool.run(_search, caller, wanted)
-        return success(_trail_facts(found))
+        return success(_trail_facts(found, caller))
 
     @router.get("/accounts/{user_type}/{user_id}/history", response_model=None, responses=responses(HistoryPage, 404))
     async def history(
@@ -219,13 +220,16 @@ def _sees(caller: Caller, name: Any) -> bool:
         return False
 
 
-def _trail_facts(found: Found) -> dict[str, Any]:
+def _trail_facts(found: Found, caller: Caller) -> dict[str, Any]:
+    def told(said: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(said) if caller.accounts.is_all else without_others(said, caller.sees)
+
     entries = [
         {
             "seq": entry.link.seq,
             "ts_ms": entry.ts_ms,
             **{name: getattr(entry, name) for name in ("kind", "account", "cause", "reason")},
-            "said": None if said is None else dict(said),
+            "said": None if said is None else told(said),
             "writer": entry.writer,
             "hash": entry.link.hash,
         }

@@ -34,7 +34,7 @@ from copyrisk.api.reports import report_routes
 from copyrisk.api.risk import risk_routes
 from copyrisk.api.streaming import stream_routes
 from copyrisk.api.tail import Tail, Taker
-from copyrisk.api.wire import protocol_of
+from copyrisk.api.wire import HEAD_S, protocol_of
 from copyrisk.api_sections import ApiSettings
 from copyrisk.errors import ConfigError
 from copyrisk.roles import client_of, open_database
@@ -71,6 +71,16 @@ ROUTES = (
 )
 
 
+class _Loop(uvloop.Loop):
+    """One whose TLS handshakes have the time that heads have: before them no connection is counted."""
+
+    async def create_server(self, *given: Any, **named: Any) -> Any:
+        """A server."""
+        if named.get("ssl") is not None:
+            named.setdefault("ssl_handshake_timeout", HEAD_S)
+        return await super().create_server(*given, **named)
+
+
 class _Server(uvicorn.Server):
     """Signals are the command line's affair."""
 
@@ -94,7 +104,7 @@ def run_api(settings: Settings, url: str, stop: threading.Event, seen: Vitals) -
     library.load(client)
     database = open_database(settings, must_answer=False)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=_Loop) as runner:
             runner.run(_serve(made(settings, url, client, database, seen), stop))
     finally:
         if database is not None:

@@ -15,7 +15,9 @@ from copyrisk.api.answers import refusal
 #: How long a head may take, from the connection or its first byte; a whole request; and an answer to leave.
 HEAD_S, MESSAGE_S, LEAVE_S = 10.0, 15.0, 30.0
 #: Bytes of a request that are not of its body: its head (a stream may name 1,000 accounts), chunk sizes, trailers.
-FRAME_BYTES = 256 << 10
+FRAME_BYTES = 128 << 10
+#: Headers of a request; and requests that wait on a connection behind the one that is being answered.
+HEADERS, PIPELINED = 100, 16
 
 
 class Protocol(HttpToolsProtocol):
@@ -54,8 +56,10 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """A request begins, perhaps behind another in the same packet."""
         self._is_in_head = self._is_in_message = True
+        if self._deadline is None:
+            self._end_in(HEAD_S)
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -66,6 +70,11 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._is_in_head = False
+        if self.transport.is_closing():  # the parser goes on with what it has
+            return
+        if len(self.headers) > HEADERS or len(self.pipeline) > PIPELINED:
+            self.transport.abort()
+            return
         self._end_in(MESSAGE_S, self._too_slow)
         super().on_headers_complete()
 
@@ -96,7 +105,7 @@ class Protocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         """The body did not come in time; if it is answered already, that is all there is to say."""
-        if self.cycle is None or self.cycle.response_started:
+        if self._running is not self.cycle or self.cycle.response_started:
             self.transport.abort()
         else:
             self._refuse(b"408 Request Timeout", refusal("body_timeout", "the body took too long", 408))

@@ -230,7 +230,7 @@ function historyPart(type, id) {
       {
         label: "balance",
         number: true,
-        cell: (row) => (row.balance === undefined || row.balance === null ? "\u2013" : figure(usd(row.balance))),
+        cell: (row) => (text(row.balance) === "\u2013" ? "\u2013" : figure(usd(row.balance))), // most changes say none
       },
       { label: "all of it", wide: true, cell: (row) => said(row) },
     ],

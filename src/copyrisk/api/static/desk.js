@@ -252,6 +252,9 @@ at("theme").addEventListener("click", switchTheme);
 at("help").addEventListener("click", () => at("keys").showModal());
 at("leave").addEventListener("click", () => signOut());
 at("find").addEventListener("submit", find);
+for (const kind of ["input", "blur"]) {
+  at("find-account").addEventListener(kind, (event) => event.target.removeAttribute("aria-invalid"));
+}
 onLive((what) => {
   beat();
   shown?.live?.(what);

@@ -1,7 +1,7 @@
 // The liquidation ladder: which move of a symbol brings how many accounts to warning and to critical.
 import { makeAsking } from "./asking.js";
 import { fill, h, panel } from "./dom.js";
-import { accountHref, accountLink, count, figure, isKnown, lots, move, price, stateMark } from "./format.js";
+import { accountHref, accountLink, count, digitsOf, figure, isKnown, lots, move, price, stateMark } from "./format.js";
 import { ask, pathOf } from "./http.js";
 import { inOrder, ladderChart, signedMove } from "./ladder_chart.js";
 import { makeTable } from "./table.js";
@@ -26,13 +26,18 @@ function repeating(asking, question, draw) {
   return { begin: turn, beat: () => !document.hidden && performance.now() >= nextAt && turn() };
 }
 
+/** Of bid and ask what is written with more digits: 1.3666 beside 1.36651 is 1.36660. */
+function finer({ bid, ask }) {
+  return isKnown(ask) && (!isKnown(bid) || digitsOf(Number(ask)) > digitsOf(Number(bid))) ? ask : bid;
+}
+
 // ---- all symbols
 
 function crossing(side, kind) {
   return (row) => {
     const at = row[side]?.[kind];
     return at
-      ? h("span", {}, h("b", { text: move(at.move_pct) }), ` ${price(at.price, row.bid)}`)
+      ? h("span", {}, h("b", { text: move(at.move_pct) }), ` ${price(at.price, finer(row))}`)
       : h("span", { class: "faint", text: "\u2013" });
   };
 }
@@ -47,10 +52,10 @@ function listView() {
     empty: "No account holds a position.",
     columns: [
       { label: "symbol", cell: (row) => h("a", { href: ladderHref(row.symbol), text: row.symbol }) },
-      { label: "bid", number: true, cell: (row) => figure(price(row.bid)) },
-      { label: "ask", number: true, cell: (row) => figure(price(row.ask)) },
-      { label: "accounts", number: true, cell: (row) => figure(count(row.accounts)) },
-      { label: "lots", number: true, cell: (row) => figure(lots(row.lots)) },
+      { label: "bid", number: true, cell: (row) => figure(price(row.bid, finer(row))) },
+      { label: "ask", number: true, lesser: true, cell: (row) => figure(price(row.ask, finer(row))) },
+      { label: "accounts", number: true, lesser: true, cell: (row) => figure(count(row.accounts)) },
+      { label: "lots", number: true, lesser: true, cell: (row) => figure(lots(row.lots)) },
       { label: "falls: first warning", number: true, cell: crossing("down", "warning") },
       { label: "falls: first critical", number: true, cell: crossing("down", "critical") },
       { label: "rises: first warning", number: true, cell: crossing("up", "warning") },
@@ -101,15 +106,19 @@ function symbolView(symbol) {
     panel("Nearest accounts", { wide: "figures third" }, nearest.node),
   );
 
+  /** Figures that are not of now turn grey; why they are not stays readable. */
+  const toggleOld = (isOld) =>
+    [head, ...[...node.children].slice(1)].forEach((part) => part.classList.toggle("old", isOld));
+
   function draw(found) {
-    node.classList.remove("old");
+    toggleOld(false);
     drawFacts(head, found);
     charts.forEach((chart) => chart.show(found));
-    rungs.update(withNow(found).map((row) => ({ ...row, bid: found.bid })));
-    nearest.update((found.nearest ?? []).map((row) => ({ ...row, bid: found.bid })));
+    rungs.update(withNow(found).map((row) => ({ ...row, bid: finer(found) })));
+    nearest.update((found.nearest ?? []).map((row) => ({ ...row, bid: finer(found) })));
   }
 
-  asking.fell = () => node.classList.toggle("old", !asking.node.hidden);
+  asking.fell = () => toggleOld(!asking.node.hidden);
   const again = repeating(asking, (signal) => ask(`/api/risk/ladder/${pathOf(symbol)}`, { signal }), draw);
   return {
     title: `Ladder of ${symbol}`,
@@ -164,8 +173,8 @@ function symbolChoice(symbol) {
 
 function drawFacts(head, found) {
   const facts = [
-    ["bid", price(found.bid)],
-    ["ask", price(found.ask)],
+    ["bid", price(found.bid, finer(found))],
+    ["ask", price(found.ask, finer(found))],
     ["accounts", count(found.accounts)],
     ["lots", lots(found.lots)],
     ["there already: warning", count(found.already?.warning)],

@@ -129,7 +129,11 @@ function typesPart() {
     ],
   });
   return {
-    node: panel("Accounts by type", { wide: "figures" }, table.node),
+    node: panel(
+      "Accounts by type",
+      { wide: "figures", aside: h("span", { class: "hint", text: "totals in USD leave demo out" }) },
+      table.node,
+    ),
     draw: ({ accounts }) =>
       table.update(
         TYPES.filter((type) => accounts?.by_type?.[type]).map((type) => ({ type, ...accounts.by_type[type] })),

@@ -124,7 +124,7 @@ export function replicationPart() {
     "Replication latency",
     "from the master's order to the stored copy",
     (rows) => [line("p50", rows, (row) => row.p50_ms, "accent"), line("p99", rows, (row) => row.p99_ms, "warning")],
-    (last) => `p50 ${duration(last?.p50_ms)}, p99 ${duration(last?.p99_ms)}.`,
+    (last) => `p50 at most ${duration(last?.p50_ms)}, p99 at most ${duration(last?.p99_ms)}.`,
   );
   const told = h("p", { class: "hint" });
   part.node.append(told);
@@ -133,7 +133,9 @@ export function replicationPart() {
     draw({ replication }) {
       const last = replication?.last_event_ms;
       const speed =
-        replication?.copies === 0 ? "" : `; p50 ${duration(replication?.p50_ms)}, p99 ${duration(replication?.p99_ms)}`;
+        replication?.copies === 0
+          ? ""
+          : `; p50 at most ${duration(replication?.p50_ms)}, p99 at most ${duration(replication?.p99_ms)}`;
       fill(
         told,
         `Last minute: ${count(replication?.events)} orders, ${count(replication?.copies)} copies, ${count(replication?.skipped)} skipped${speed}; last order `,

@@ -30,6 +30,7 @@ export function takeFromAddress() {
   const given = new URLSearchParams(location.hash.replace(/^#/, "")).get("token");
   if (given === null) return false;
   history.replaceState(null, "", `${location.pathname}#/`);
+  if (token() !== null) return false; // a stranger's link must not make somebody else of who is signed in
   signIn(given);
   return true;
 }

@@ -105,7 +105,7 @@ export function whatIfView({ query }) {
       { wide: "full" },
       h("p", {
         class: "hint",
-        text: "These symbols move by so many percent, all at once, everything else as it is. Nothing is changed by asking.",
+        text: "These symbols move by so many percent, all at once, everything else as it is. Nothing is changed by asking. Equity leaves demo accounts out.",
       }),
       names,
       form,

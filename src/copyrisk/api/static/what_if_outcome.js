@@ -42,7 +42,17 @@ export function drawOutcome(node, found) {
       facts.map(([label, value]) => h("div", {}, h("dt", { text: label }), h("dd", {}, value))),
       h("div", {}, h("dt", { text: "as of" }), h("dd", {}, time(found.now_ms))),
     ),
-    panel("States before and after", { wide: "third" }, statesTable(found)),
+    h(
+      "div",
+      { class: "third stack" }, // beside the long table, so that cascades are seen without scrolling
+      panel("States before and after", {}, statesTable(found)),
+      panel("Cascades", {}, cascadesTable(found.cascades)),
+      panel(
+        "Warned",
+        { aside: capped(found.warned) },
+        accountsTable("Accounts that would be warned", "Nobody would be warned.", found.warned?.accounts, false),
+      ),
+    ),
     panel(
       "Closed out",
       { wide: "two-thirds", aside: capped(found.liquidated) },
@@ -53,12 +63,6 @@ export function drawOutcome(node, found) {
         true,
       ),
     ),
-    panel(
-      "Warned",
-      { wide: "half", aside: capped(found.warned) },
-      accountsTable("Accounts that would be warned", "Nobody would be warned.", found.warned?.accounts, false),
-    ),
-    panel("Cascades", { wide: "half" }, cascadesTable(found.cascades)),
   );
 }
 
