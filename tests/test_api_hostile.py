@@ -309,7 +309,6 @@ def test_who_does_not_say_what_it_wants_is_let_go(front: House, said: bytes, mon
         read_all(there)
 
 
-@pytest.mark.xfail(strict=True, reason="defect 12: a head that begins behind another request has no time limit")
 def test_a_head_that_begins_behind_a_request_has_a_limit_too(front: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "HEAD_S", 0.1)
     with connected(front) as there:
@@ -320,7 +319,6 @@ def test_a_head_that_begins_behind_a_request_has_a_limit_too(front: House, monke
         read_all(there)
 
 
-@pytest.mark.xfail(strict=True, reason="defect 13: thousands of requests wait on one connection")
 def test_requests_that_come_together_are_not_too_many(front: House) -> None:
     with connected(front) as there:
         there.settimeout(1.0)
@@ -372,7 +370,6 @@ def test_who_leaves_with_requests_under_way_leaves_no_traceback(front: House, ca
         there.recv(1)
 
 
-@pytest.mark.xfail(strict=True, reason="defect 15: heads that cost more to read than to send")
 def test_heads_with_thousands_of_parts_are_refused(front: House, caller: Caller) -> None:
     many = f"{PORTFOLIO}?{'a&' * 1_000}"
     assert code_of(exchanged(front, head("GET", many, caller.headers("GET", many)))) == "too_many_parameters"
@@ -594,7 +591,6 @@ def test_a_stream_tells_nobody_of_others(front: House) -> None:
     assert "SHOWN" in seen[-1] and not any("HIDDEN" in line or '"live:2"' in line for line in seen)
 
 
-@pytest.mark.xfail(strict=True, reason="defect 16: entries list accounts of others")
 def test_an_entry_says_nothing_of_others(front: House) -> None:
     said = {"accounts": ["copy_follower:F", "copy_follower:secret"], "failed_followers": {"secret": "x", "F": "y"}}
     pipe = Pipe(front.desk.new_client())
@@ -606,7 +602,6 @@ def test_an_entry_says_nothing_of_others(front: House) -> None:
     assert "secret" in front.caller().get("/api/audit?account=strategy_provider:M").text
 
 
-@pytest.mark.xfail(strict=True, reason="defect 17: orders:read reads answers of copy trading")
 def test_answers_of_copy_trading_need_its_scope(front: House) -> None:
     data(front.caller().send("PUT", f"{_COPYING}/accounts/F", {"multiplier": "2"}, "an-act"))
     path = "/api/orders/answers/an-act?user_type=copy_follower&user_id=F"
@@ -665,7 +660,7 @@ def test_one_signed_request_comes_in_once_whatever_process_it_is_sent_to(front: 
             assert len(front.desk.events(idempotency_key=key)) == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 255), st.sampled_from(("put", "insert", "cut")), st.uuids())
 def test_a_request_that_was_changed_on_its_way_does_what_was_signed_or_nothing(
     front: House, caller: Caller, place: float, byte: int, how: str, key: Any
@@ -682,6 +677,8 @@ def test_a_request_that_was_changed_on_its_way_does_what_was_signed_or_nothing(
         patch.setattr(wire, "MESSAGE_S", 0.2)
         with connected(front) as there:
             there.sendall(changed)
+            if how == "cut":  # no wait: it cannot be whole
+                there.shutdown(socket.SHUT_WR)
             said = read_one(there)
     if said and status_of(said) == 200 and b"POST" in changed[:8]:
         order = json.loads(said.rpartition(b"\r\n\r\n")[2])["data"]["order"]

@@ -415,7 +415,7 @@ def test_many_ask_over_one_line(shop: House) -> None:
 
     async def question() -> list[Answered]:
         url = shop.desk.server.url
-        async with asking(url, follows=url, limit=200) as asker:
+        async with asking(url, follows=url, limit=400) as asker:
             said = [ASKED | whose(f"demo:m{n % 20}") | {"idempotency_key": f"k{n}"} for n in range(200)]
             return await asyncio.gather(*(asker.ask(fields) for fields in said))
 
