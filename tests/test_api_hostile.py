@@ -38,6 +38,7 @@ from copyrisk.store.trail import Trail
 from tests.api_house import ALL_SCOPES, MASTER_SECRET, Caller, House, data, refusal, served, until_sent, working
 from tests.backoffice import now_ms
 from tests.conftest import Server
+from tests.postbox import certificate
 from tests.trading import Desk, dump, is_log, process, until
 
 EXECUTE, CLOSE = "/api/orders/instant/execute", "/api/orders/close"
@@ -79,7 +80,7 @@ def no_faults(house: House, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         yield
         asyncio.run_coroutine_threadsafe(idle(), house.loop).result(_LIMIT_S)
     assert [line for line in lines if line["log_level"] in ("error", "critical")] == []
-    assert [one.getMessage() for one in caplog.records if one.exc_info] == []
+    assert [one.getMessage() for one in caplog.records if one.exc_info or one.levelname in ("ERROR", "CRITICAL")] == []
 
 
 def forgive(house: House) -> None:
@@ -370,12 +371,16 @@ def test_who_leaves_with_requests_under_way_leaves_no_traceback(front: House, ca
         there.recv(1)
 
 
-def test_heads_with_thousands_of_parts_are_refused(front: House, caller: Caller) -> None:
+def test_heads_with_thousands_of_parts_are_refused(
+    front: House, caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
     many = f"{PORTFOLIO}?{'a&' * 1_000}"
     assert code_of(exchanged(front, head("GET", many, caller.headers("GET", many)))) == "too_many_parameters"
-    lines = head("GET", PORTFOLIO, caller.headers("GET", PORTFOLIO) | {f"a{number}": "b" for number in range(1_000)})
-    said = exchanged(front, lines)
-    assert said == b"" or status_of(said) in (400, 431)
+    for body in (b"", b"x", b"xy" + WHOLE * 3):
+        lines = {f"a{number}": "b" for number in range(1_000)} | ({"Content-Length": "2"} if body else {})
+        with no_faults(front, caplog):
+            said = exchanged(front, head("POST", EXECUTE, caller.headers("POST", EXECUTE) | lines) + body)
+        assert said == b"" or status_of(said) in (400, 431)
 
 
 # ---- tokens
@@ -852,6 +857,22 @@ def test_silent_connections_leave_room_again(bundled_server: Server, monkeypatch
     desk.close()
 
 
+@pytest.mark.slow
+def test_who_never_shakes_hands_is_let_go(own_desk: Desk, tmp_path: Path) -> None:
+    key, made = certificate(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = {"API_PORT": port, "API_SECRET": MASTER_SECRET, "API_DESK": "false"}
+    with (
+        process(own_desk.server.url, "api", API_TLS_CERTIFICATE=made, API_TLS_KEY=key, **environ),
+        httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, trust_env=False) as client,
+    ):
+        until(lambda: is_up(client), 30.0)
+        with socket.create_connection(("127.0.0.1", port), timeout=2 * wire.HEAD_S) as silent:
+            assert read_all(silent) == b""
+        assert is_up(client)
+
+
 def test_what_is_kept_of_callers_goes_away_by_itself(front: House) -> None:
     caller, client = front.caller(), front.desk.client
     assert caller.get(PORTFOLIO).is_success
@@ -1004,6 +1025,7 @@ def test_a_server_that_stands_still(own_desk: Desk) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_server_that_comes_back_empty(own_desk: Desk) -> None:
     """Without persistence: callers are strangers, accounts are not there, and nothing is said to be done."""
     desk = own_desk
@@ -1040,7 +1062,7 @@ def test_an_api_that_is_killed_with_a_change_under_way(own_desk: Desk) -> None:
         caller = house.caller()
         other = Caller(house, caller.key_id, caller.secret, house.client())
         other.client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
-        until(lambda: is_answering(other), 30.0)
+        until(lambda: is_up(other.client), 30.0)
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(placed, other, "killed")
             until_sent(house, 1)
@@ -1052,8 +1074,8 @@ def test_an_api_that_is_killed_with_a_change_under_way(own_desk: Desk) -> None:
         assert len(desk.index("live:1")) == 1
 
 
-def is_answering(caller: Caller) -> bool:
+def is_up(client: httpx.Client) -> bool:
     try:
-        return bool(caller.client.get("/readyz").is_success)
+        return client.get("/readyz").is_success
     except httpx.TransportError:
         return False

@@ -361,6 +361,7 @@ def _ask_everything(caller: Caller) -> None:
     data(caller.send("PUT", "/api/copy-trading/accounts/F", {"multiplier": "2"}))
     for act in ("pause", "resume"):
         data(caller.post(f"/api/copy-trading/accounts/F/{act}"))
+    until(lambda: caller.get("/api/risk/ladder/EURUSD").status_code == 200)  # the desk has seen the order
     whose = "user_type=live&user_id=1"
     for path in (
         *("portfolios/live/1", f"orders?{whose}", f"orders/{order}?{whose}", f"orders/answers/k1?{whose}"),

@@ -198,7 +198,7 @@ def quote_row(market: Market, symbol: str) -> int:
     """Row of a symbol's quote; raises `Refused`, `unknown_symbol`."""
     row = market.quote_row.get(symbol)
     if row is None:
-        raise Refused("nobody holds this symbol", code="unknown_symbol")
+        raise Refused(f"nobody holds {symbol[:40]!a}", code="unknown_symbol")
     return row
 
 

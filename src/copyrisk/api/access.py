@@ -56,6 +56,10 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+#: Refusals of who has shown a key's secret; of others the name of a key is only what they say.
+_OF_SHOWN_SECRETS = ("expired_signature", "replayed_request", "unknown_key", "revoked_key", "expired_key")
+
+
 class Access:
     """Lets callers in, or not.
 
@@ -207,7 +211,8 @@ class Access:
         wait_s = self._failures.take(peer, self._now_s())
         if wait_s:
             return _too_often(wait_s)
-        log.warning("access_refused", code=refusal.code, peer=peer)
+        named = {"key": request.headers.get(KEY_HEADER)} if refusal.code in _OF_SHOWN_SECRETS else {}
+        log.warning("access_refused", code=refusal.code, peer=peer, **named)
         refusal.headers["WWW-Authenticate"] = "Bearer"
         return refusal
 

@@ -29,7 +29,7 @@ from copyrisk.store.enrolment import follow
 from copyrisk.store.follower_settings import SettingsChange, change_settings
 from copyrisk.store.pipe import Pipe
 from copyrisk.store.relation_views import relations_of
-from copyrisk.store.relations import pause, resume, unfollow
+from copyrisk.store.relations import master_of, pause, resume, unfollow
 
 if TYPE_CHECKING:
     from copyrisk.sql.database import Database
@@ -121,6 +121,7 @@ def _carry_out(
     if answer is not None:
         return answer
     _record(pipe, act)
+    master = master or master_of(pipe, act.account.id)
     outcome = work(act)
     crash.reach("acts.done")
     if outcome.code == _MISSING:

@@ -71,8 +71,8 @@ SETTINGS_SCHEMA: dict[str, Any] = {
 class Acted(Shape):
     """What came of a change of a relationship.
 
-    `master_id`: of `follow` only. `behind` says why the broker's database does not say the same yet; empty: it does, or
-    there is none.
+    `master_id`: who is copied, or was until now. `behind` says why the broker's database does not say the same yet;
+    empty: it does, or there is none.
     """
 
     follower_id: str

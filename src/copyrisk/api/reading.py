@@ -113,7 +113,7 @@ def read_portfolio(pipe: Pipe, database: "Database | None", account: Account) ->
     (found,) = ask(pipe, [pack("HGETALL", keys.portfolio(account))])
     check_exists(pipe, database, account)
     said = {fields.CALC_STATUS: "", fields.DEGRADED_FIELDS: _UNREADABLE} if found is None else mapping(found)
-    status, known = said.get(fields.CALC_STATUS), {name: _number(said.get(name)) for name in _FIGURES}
+    status, known = said.get(fields.CALC_STATUS), _figures(said)
     valued_ms = whole_ms(said.get(fields.VALUED_TS))
     # A portfolio that says nothing new is not written: it is as of the last tick.
     as_of_ms = valued_ms if valued_ms is None or status != CalcStatus.OK else max(valued_ms, tick.ts_ms or 0)
@@ -139,6 +139,14 @@ def _state(status: str | None, tick: Tick) -> str:
     if tick.is_silent:
         return "stale"
     return "known" if status == CalcStatus.OK else "unknown"
+
+
+def _figures(said: Mapping[str, str]) -> dict[str, float | None]:
+    """Numbers as they were written; but an account without margin has no level, and is not at 0 %."""
+    found = {name: _number(said.get(name)) for name in _FIGURES}
+    if found[fields.USED_MARGIN_EXECUTED] == 0:
+        found[fields.MARGIN_LEVEL] = None
+    return found
 
 
 def _number(said: str | None) -> float | None:

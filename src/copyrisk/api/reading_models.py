@@ -6,7 +6,7 @@ from copyrisk.api.documents import Shape
 
 
 class Figures(Shape):
-    """USD, the margin level in percent; null is not known."""
+    """USD, the margin level in percent; null is not known, and the level of an account without margin."""
 
     equity: float | None
     balance: float | None

@@ -37,7 +37,8 @@ _FIGURES = {
     fields.MARGIN_LEVEL: "margin_level_pct",
     fields.OPEN_PNL: "open_pnl_usd",
 }
-_RESERVED = _FIGURES[fields.USED_MARGIN_ALL]
+_RESERVED, _EXECUTED = _FIGURES[fields.USED_MARGIN_ALL], _FIGURES[fields.USED_MARGIN_EXECUTED]
+_LEVEL = _FIGURES[fields.MARGIN_LEVEL]
 _READ = (*_FIGURES, fields.CALC_STATUS, fields.DEGRADED_FIELDS, fields.TS, fields.VALUED_TS)
 _UNREADABLE = b"unreadable"
 
@@ -219,6 +220,8 @@ def portfolio_words(account: Account, raw: Sequence[bytes], state: str, tick_ms:
     is_whole = status == CalcStatus.OK and reserved is not None
     is_known = (is_whole or is_partly) and None not in numbers.values()
     numbers[_RESERVED] = reserved if is_whole else None
+    if numbers[_EXECUTED] == 0:  # an account without margin has no level, and is not at 0 %
+        numbers[_LEVEL] = None
     word = "known" if is_known else ("absent" if said and not any(said.values()) else "unknown")
     if state != LIVE:
         word, is_known = state, False
