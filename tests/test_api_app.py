@@ -60,10 +60,10 @@ def routes() -> APIRouter:
 
 def asked(method: str, path: str, *, body_bytes: int = 1_000, ready: bool = True, **more: Any) -> httpx.Response:
     async def is_ready() -> dict[str, bool]:
-        return {"store": ready}
+        return {"store": ready, "desk": False}
 
     async def ask() -> httpx.Response:
-        app = Guard(make_app([routes(), health_routes(is_ready)]), body_bytes=body_bytes, seen=SEEN)
+        app = Guard(make_app([routes(), health_routes(is_ready, needed=("store",))]), body_bytes=body_bytes, seen=SEEN)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
             return await client.request(method, path, **more)

@@ -37,7 +37,7 @@ class ApiSettings:
     stream_period_ms: int = _setting(200, _whole(50, 60_000))
     streams_limit: int = _setting(200, _whole(1, 10_000))
     desk: bool = _setting(True, _flag)
-    desk_refresh_ms: int = _setting(1_000, _whole(200, 60_000))
+    desk_refresh_ms: int = _setting(1_000, _whole(200, 4_000))
     desk_max_age_ms: int = _setting(5_000, _whole(500, 600_000))
     secret_file: str | None = _setting(None, _text)
     secret: str | None = field(default=None, repr=False, metadata={"check": _text, "environment_only": True})

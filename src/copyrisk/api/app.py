@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -96,8 +96,14 @@ async def _on_fault(request: Request, fault: Exception) -> Response:
     return fault_answer(request.method, request.url.path, fault)
 
 
-def health_routes(is_ready: Any) -> APIRouter:
-    """`/healthz` and `/readyz`, which anybody may ask."""
+def health_routes(is_ready: Callable[[], Awaitable[Mapping[str, bool]]], needed: Collection[str]) -> APIRouter:
+    """`/healthz` and `/readyz`, which anybody may ask.
+
+    Parameters
+    ----------
+    needed : collection of str
+        Parts without which no order can be taken; what is told of others sends nobody elsewhere.
+    """
     router = APIRouter()
 
     @router.get("/healthz", include_in_schema=False)
@@ -107,8 +113,7 @@ def health_routes(is_ready: Any) -> APIRouter:
     @router.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
         parts = await is_ready()
-        if all(parts.values()):
-            return success(parts)
-        return refusal("not_ready", ", ".join(sorted(name for name, ready in parts.items() if not ready)), 503)
+        absent = sorted(name for name in needed if not parts[name])
+        return refusal("not_ready", ", ".join(absent), 503) if absent else success(dict(parts))
 
     return router

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import redis
 
@@ -48,14 +48,15 @@ class Pool:
         """
         if self._busy >= self._limit:
             raise ApiError("too many requests are being worked on", code="too_busy", headers={"Retry-After": "1"})
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: function(self._pipe(), *args, **kwargs)
+        )
         self._busy += 1
-        try:
-            work = asyncio.get_running_loop().run_in_executor(
-                self._threads, lambda: function(self._pipe(), *args, **kwargs)
-            )
-            return await asyncio.shield(work)  # whoever asked may leave; what was begun is brought to its end
-        finally:
-            self._busy -= 1
+        work.add_done_callback(self._one_less)
+        return await asyncio.shield(work)  # whoever asked may leave; what was begun is brought to its end
+
+    def _one_less(self, _: "asyncio.Future[Any]") -> None:
+        self._busy -= 1
 
     def _pipe(self) -> Pipe:
         pipe: Pipe | None = getattr(self._own, "pipe", None)

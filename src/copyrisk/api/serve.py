@@ -145,7 +145,7 @@ def application(api: Api, tail: Tail) -> Guard:
     async def is_ready() -> dict[str, bool]:
         return {"store": tail.is_up, "desk": api.desk is None or api.desk.is_up}
 
-    app = make_app([*(make(api) for make in ROUTES), health_routes(is_ready)])
+    app = make_app([*(make(api) for make in ROUTES), health_routes(is_ready, needed=("store",))])
     return Guard(Direct(app, direct_handlers(api)), body_bytes=api.settings.api.body_bytes, seen=api.vitals)
 
 

@@ -48,6 +48,12 @@ class Tail:
 
     async def run(self) -> None:
         """Hand on what comes, until cancelled."""
+        try:
+            await self._follow()
+        finally:
+            self.is_up = False
+
+    async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
         looked_s = loop.time()
         while True:

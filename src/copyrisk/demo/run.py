@@ -129,7 +129,7 @@ def children(url: str, options: DemoOptions, desk: DeskAccess | None = None) -> 
     modules = [feed, *roles, ["copyrisk.demo.clients", "--redis", url]]
     port = _free_port()
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("COPYRISK_API_")},
         "COPYRISK_MARKET_ALWAYS_OPEN": "true",
         "COPYRISK_LOG_LEVEL": "error",
         "COPYRISK_SIMULATOR_PORT": str(port),
