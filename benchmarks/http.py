@@ -175,6 +175,11 @@ class _HttpWay(_Way):
         while self._waiting and self._free:
             self._free.pop().ask(*self._waiting.pop(0))
 
+    def is_gone(self, connection: "_Connection") -> None:
+        """A connection has ended; an answer that was under way is missed in the end."""
+        if connection in self._free:
+            self._free.remove(connection)
+
     def is_free(self, connection: "_Connection") -> None:
         """A connection has nothing to do."""
         self._free.append(connection)
@@ -191,6 +196,10 @@ class _Connection(asyncio.Protocol):
         """Ready."""
         self._transport = transport
         self._way.is_free(self)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """One that was never used is let go by the other side."""
+        self._way.is_gone(self)
 
     def ask(self, due: float, request: bytes) -> None:
         """Send a request."""

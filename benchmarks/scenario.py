@@ -53,7 +53,7 @@ def _measured(book: Book, valuer: Valuer, name: str, rounds: int) -> Iterator[Fi
 
 
 def _asked(book: Book, figures: Rows, moves: dict[str, Decimal]) -> dict[str, object]:
-    return what_if(book, figures, moves, stop_out=StopOut.LARGEST_LOSS, followers={}, now_ms=NOW_MS)
+    return what_if(book, figures, moves, stop_out=StopOut.LARGEST_LOSS, followers=lambda _: {}, now_ms=NOW_MS)
 
 
 def _check(book: Book, valuer: Valuer) -> None:

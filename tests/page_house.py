@@ -95,15 +95,17 @@ def invented_summary() -> dict[str, Any]:
 
 def cascade(own_id: str, master: str, followers: int, done: int, failed: int) -> dict[str, Any]:
     """One that runs."""
-    begun_ms = time.time_ns() // 1_000_000 - 4_200
+    started_ms = time.time_ns() // 1_000_000 - 4_200
     return {
         "id": own_id,
-        "master_id": master,
+        "master": master,
         "state": "running",
+        "started_ms": started_ms,
+        "finished_ms": None,
         "followers": followers,
         "done": done,
+        "flat": 0,
         "failed": failed,
-        "begun_ms": begun_ms,
     }
 
 
@@ -122,14 +124,27 @@ def entry(seq: int, kind: str, account: str, reason: str, **said: Any) -> dict[s
 
 
 def invented_entries() -> list[dict[str, Any]]:
-    """120 of them."""
+    """120 of them: warnings, closes that are planned and what came of them, a cascade."""
+    figures = {"level_pct": 9.31, "equity_usd": 102.44, "warning_level_pct": 50.0, "critical_level_pct": 10.0}
+    plan = [{"order_id": "O7", "lots": None, "is_cancel": False}, {"order_id": "O8", "lots": None, "is_cancel": True}]
+    results = [
+        {"order_id": "O7", "result": "closed", "lots": "0.50", "price": "1.08321", "result_usd": "-120.50"},
+        {"order_id": "O8", "result": "cancelled"},
+    ]
+    ended = {"followers": 24, "done": 18, "flat": 5, "failed": 1, "closed": 31, "lots": "12.40"}
+    turns: list[tuple[str, str, dict[str, Any]]] = [
+        ("liquidation", "level_at_or_below_critical", {"figures": figures, "plan": plan}),
+        ("liquidation", "done", {"results": results}),
+        *[("warning", "level_at_or_below_warning", {"figures": {**figures, "level_pct": 48.2}})] * 3,
+    ]
     entries = []
     for seq in range(1, 121):
-        kind, reason = (("warning", "level_at_or_below_warning"), ("liquidation", "level_at_or_below_critical"))[
-            seq % 5 == 0
-        ]
+        kind, reason, said = turns[seq % 5]
         account = f"{_TYPES[seq % 4]}:{1000 + 37 * (seq % 25)}"
-        entries.append(entry(seq, kind, account, reason, figures={"level_pct": 9.31, "equity_usd": 102.44}))
+        if seq == 118:
+            kind, reason, account = "cascade", "cascade_ends", "strategy_provider:42"
+            said = {**ended, "result_usd": "-1204.75", "duration_ms": 1840}
+        entries.append(entry(seq, kind, account, reason, **said))
     return entries
 
 
@@ -143,6 +158,7 @@ def invented_portfolio() -> dict[str, Any]:
         "balance_usd": 10_000.0,
         "free_margin_usd": 8_786.7,
         "used_margin_usd": 1_084.52,
+        "used_margin_executed_usd": 1_084.52,
         "margin_level_pct": 910.19,
         "open_pnl_usd": -128.78,
         "calc_status": "ok",
@@ -301,7 +317,10 @@ def what_if_of(moves: dict[str, str]) -> dict[str, Any]:
         "after": {"unknown": 3, "no_margin": 222, "healthy": 731, "warning": 38, "critical": 6},
         "warned": {"count": 240, "accounts": lines},
         "liquidated": {"count": 4, "accounts": closed},
-        "cascades": [{"master_id": "17", "followers": 3, "copies": 9, "lots": 2.4, "list": ["1", "2", "3"]}],
+        "cascades": {
+            "count": 120,
+            "list": [{"master_id": "17", "followers": 3, "copies": 9, "lots": 2.4, "list": ["1", "2", "3"]}],
+        },
         "equity": {
             "before_usd": 18_402_113.52,
             "after_usd": 17_120_004.1,
@@ -326,8 +345,9 @@ class PageHouse:
         As in the answer of `/api/risk/summary`, without its time.
     backlog : int
         So many older summaries, a second apart, are sent to who connects.
-    is_silent, is_cut, is_limited : bool
-        Nothing is sent on streams; streams end and new ones are refused; the caller may not see the house.
+    is_silent, is_cut, is_limited, has_trail : bool
+        Nothing is sent on streams; streams end and new ones are refused; the caller may not see the house; may read
+        the audit trail.
     entries : list of dict
         Audit trail, oldest first.
     silent_steps : int
@@ -348,6 +368,7 @@ class PageHouse:
     is_silent: bool = False
     is_cut: bool = False
     is_limited: bool = False
+    has_trail: bool = True
     silent_steps: int = 0
     asked: list[str] = field(default_factory=list)
     last_ids: list[str | None] = field(default_factory=list)
@@ -403,6 +424,8 @@ def figure_routes(house: PageHouse) -> APIRouter:
         before: int | None = None,
     ) -> Response:
         admit(request)
+        if not house.has_trail:
+            raise ApiError("this needs audit:read", code="missing_scope")
         rows = [row for row in house.entries if kind in ("", row["kind"]) and account in ("", row["account"])]
         rows = [row for row in rows if row["ts_ms"] >= from_ms and (not to_ms or row["ts_ms"] <= to_ms)]
         entries, older = _page(rows, before, limit)

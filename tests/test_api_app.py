@@ -248,6 +248,7 @@ def follow(server: Any, during: Callable[[Any], Any], until: Callable[[list[str]
                 await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await tail.close()
         await client.aclose()
         writer.close()
 

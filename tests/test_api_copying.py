@@ -105,7 +105,7 @@ def test_from_the_first_to_the_last_day(desk: CopyDesk, caller: Caller) -> None:
     assert data(caller.get(f"{ROOT}/masters/M/followers")) == page | {"count": 0, "followers": []}
     paused = there | {"copy_status": "paused", "copies_now": False}
     assert data(caller.get(f"{ROOT}/relationships?master_id=M")) == {"relationships": [paused], "next": None}
-    assert data(caller.get(f"{ROOT}/relationships?check=true")) == {"count": 0, "differences": []}
+    assert data(caller.get(f"{ROOT}/relationships/check")) == {"count": 0, "differences": []}
     assert data(caller.post(f"{ACCOUNT}/resume"))["copy_status"] == "active"
     said = data(caller.send("PUT", ACCOUNT, {"multiplier": "3", "reverse": "1", "unset": ["symbols_denied"]}))
     assert said == {"follower_id": "F", "settings": {"multiplier": "3", "reverse": "1"}}
@@ -308,7 +308,9 @@ BAD: list[tuple[str, str, object, int, str]] = [
     ("GET", "/masters/M/followers?limit=1_0", None, 422, "invalid_limit"),
     ("GET", "/relationships?cursor=-1", None, 422, "invalid_cursor"),
     ("GET", "/relationships?cursor=99999999999999999999", None, 422, "invalid_cursor"),
-    ("GET", "/relationships?check=1", None, 422, "invalid_check"),
+    ("GET", "/relationships?check=true", None, 422, "unknown_parameter"),
+    ("GET", "/relationships/check?master_id=M", None, 422, "unknown_parameter"),
+    ("GET", "/masters/NOBODY/followers", None, 404, "unknown_account"),
     ("GET", "/relationships?master_id=*", None, 422, "invalid_account_id"),
 ]
 
@@ -338,7 +340,7 @@ def test_nobody_changes_or_sees_what_is_not_its_own(desk: CopyDesk, house: House
         assert refusal(reader.send(method, path, body)) == (403, "missing_scope")
         assert refusal(other.send(method, path, body)) == (403, "account_forbidden")
     assert refusal(house.caller(accounts=(TAG,)).post(f"{ROOT}/follow", FOLLOW)) == (403, "account_forbidden")
-    for path in ("/accounts/F", "/masters/M/followers", "/relationships?check=true"):
+    for path in ("/accounts/F", "/masters/M/followers", "/relationships/check"):
         assert refusal(other.get(ROOT + path)) == (403, "account_forbidden")
     assert state(desk) == before
     seen = [one["follower_id"] for one in data(other.get(f"{ROOT}/relationships"))["relationships"]]

@@ -493,7 +493,7 @@ ROUTES += [
     ("POST", f"{_COPYING}/accounts/F/resume", None, Scope.COPY_WRITE),
     ("GET", f"{_COPYING}/accounts/F", None, Scope.COPY_READ),
     ("GET", f"{_COPYING}/masters/M/followers", None, Scope.COPY_READ),
-    ("GET", f"{_COPYING}/relationships?check=true", None, Scope.COPY_READ),
+    ("GET", f"{_COPYING}/relationships/check", None, Scope.COPY_READ),
     ("GET", PORTFOLIO, None, Scope.ORDERS_READ),
     ("GET", f"/api/orders?{OF}", None, Scope.ORDERS_READ),
     ("GET", f"/api/orders/A?{OF}", None, Scope.ORDERS_READ),

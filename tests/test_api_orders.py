@@ -279,13 +279,17 @@ def test_the_accounts_audit_says_who_asked(shop: House) -> None:
 ASKED = {"type": "open", **OF, **BUY, "idempotency_key": "k"}
 
 
+async def nothing_is_lost() -> None:
+    raise AssertionError("the server has its functions")
+
+
 @asynccontextmanager
 async def asking(url: str, *, follows: str = "", timeout_ms: int = 5_000, limit: int = 10) -> AsyncIterator[Asker]:
     """An asker; `follows`: where it hears of events."""
     limits: Any = {"connect_timeout_ms": 1_000, "reply_timeout_ms": 2_000}
     client = connect_async(url, connections=2, **limits)
     line = Line(client)
-    asker = Asker(line, timeout_ms=timeout_ms, waiting_limit=limit)
+    asker = Asker(line, timeout_ms=timeout_ms, waiting_limit=limit, load=nothing_is_lost)
     followed = connect_async(follows or url, connections=1, decodes=True, **limits)
     tail = Tail(followed, {keys.EVENTS: lambda _, entry_id, fields: asker.take(entry_id, fields)}, block_ms=500)
     running = None
@@ -299,6 +303,7 @@ async def asking(url: str, *, follows: str = "", timeout_ms: int = 5_000, limit:
             running.cancel()
             await asyncio.wait([running], timeout=0.05)
         await line.close()
+        await tail.close()
         await client.aclose()
         await followed.aclose()
 

@@ -412,7 +412,7 @@ def test_answers_are_as_they_are_documented(desk: CascadeDesk, caller: Caller) -
         ("copy-trading/accounts/F0", Relationship),
         ("copy-trading/masters/M/followers", FollowerPage),
         ("copy-trading/relationships", RelationshipPage),
-        ("copy-trading/relationships?check=true", RelationshipCheck),
+        ("copy-trading/relationships/check", RelationshipCheck),
     )
     for path, shape in made:
         shape.model_validate(data(caller.get(f"/api/{path}")), strict=True)

@@ -107,7 +107,8 @@ def test_the_ladder_and_what_if_agree(caller: Caller) -> None:
 def test_a_master_that_is_liquidated_cascades(caller: Caller) -> None:
     said = shaped(ask_what_if(caller, {"moves": {"EURUSD": -0.6}}), WhatIf)
     assert {one["account"] for one in said["liquidated"]["accounts"]} >= {"strategy_provider:M", "live:2", "live:3"}
-    assert said["cascades"] == [{"master_id": "M", "followers": 1, "copies": 1, "lots": 0.5, "list": ["7"]}]
+    listed = [{"master_id": "M", "followers": 1, "copies": 1, "lots": 0.5, "list": ["7"]}]
+    assert said["cascades"] == {"count": 1, "list": listed}
     assert said["before"]["critical"] == 0 and said["moves"] == {"EURUSD": -0.6}
     assert said["equity"]["after_usd"] < said["equity"]["before_usd"]
     assert said["unknown"] == 1

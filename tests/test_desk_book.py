@@ -34,7 +34,7 @@ from copyrisk.api.summary import (
     EDGES_PCT,
     WINDOW_MS,
     ReplicationWindow,
-    cascade_facts,
+    cascade_line,
     figures_of_book,
     halted,
     rounded,
@@ -42,7 +42,7 @@ from copyrisk.api.summary import (
     tick_facts,
 )
 from copyrisk.book import Book
-from copyrisk.cascade import Cascade, Stage, Standing
+from copyrisk.cascade import Cascade, Stage, Standing, cascade_facts
 from copyrisk.census import Census
 from copyrisk.daemon import make_engine
 from copyrisk.embedded import EmbeddedServer
@@ -175,24 +175,28 @@ def test_replication_is_told_of_the_last_minute() -> None:
 def test_cascades_and_kills() -> None:
     standings = {"1": Standing(Stage.DONE), "2": Standing(), "3": Standing(Stage.FAILED, code="gone")}
     running = Cascade("c", "m", {}, 5, standings)
-    assert cascade_facts(running) == {
+    assert cascade_line(running) == {
         "id": "c",
-        "master_id": "m",
+        "master": "m",
         "state": "running",
+        "started_ms": 5,
+        "finished_ms": None,
         "followers": 3,
         "done": 1,
+        "flat": 0,
         "failed": 1,
-        "begun_ms": 5,
     }
-    ended = replace(running, standings={}, summary={"followers": 3, "done": 1, "flat": 1, "failed": "x"})
-    assert cascade_facts(ended) | {"followers": 3} == {
+    assert cascade_line(running).items() <= cascade_facts(running).items()
+    said = {"followers": 3, "done": 1, "flat": 1, "failed": "x"}
+    ended = replace(running, standings={}, finished_ms=9, summary=said)
+    assert cascade_line(ended) == {
         "id": "c",
-        "master_id": "m",
+        "master": "m",
         "state": "ended",
-        "followers": 3,
-        "done": 2,
+        "started_ms": 5,
+        "finished_ms": 9,
+        **said,
         "failed": 0,
-        "begun_ms": 5,
     }
     assert halted(NO_KILLS) == [] and halted(unreadable_switch("x")) == ["all"]
     assert halted(Kills(symbols={"EURUSD": Kill("symbol:EURUSD")})) == ["symbol:EURUSD"]

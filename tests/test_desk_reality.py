@@ -1,7 +1,7 @@
 """The desk's figures against what then really happens: quotes move, a daemon ticks, and what it does was foretold.
 
-A street of accounts of all types stands on a real server; the API with its desk's process is asked, and a daemon of this
-process acts. Nothing here is computed by the ladder's or the what-if's own formulas. Keys are spelled out by hand.
+A street of accounts of all types stands on a real server; the API with its desk's process is asked, and a daemon acts.
+Nothing here is computed by the formulas of the ladder or the what-if. Keys are spelled out by hand.
 """
 
 import json
@@ -9,9 +9,10 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from typing import Any
 import pytest
 
 from copyrisk.api import desk as desk_module
+from copyrisk.derived import copy_id
 from copyrisk.embedded import EmbeddedServer
-from copyrisk.terms import AccountType
+from copyrisk.identifiers import parse_account
 from tests.api_house import Caller, House, data, refusal, served
 from tests.backoffice import now_ms
 from tests.chain import free_port
@@ -62,6 +64,7 @@ FLAGS: dict[str, object] = {
     "valuation__quote_max_age_ms": 0,
     "cutoff__close_budget_ms": 5_000,
     "cutoff__warning_cooldown_ms": 0,
+    "valuation__quote_max_age_ms_by_symbol": {"XAGUSD": 60_000},
 }
 DESK = {"api__desk": True, "api__desk_refresh_ms": 200}
 _LIMIT_S = 20.0
@@ -164,6 +167,10 @@ class Street(CutoffDesk):
             if not self.client.xlen("copyrisk:replications") and self.step().closes == 0:
                 break
             assert time.monotonic() < deadline_s
+        self.changed()
+
+    def changed(self) -> None:
+        """What the desk says from now on must be of what stands there now."""
         self._changed_ms = now_ms()
 
     def keep(self) -> None:
@@ -188,7 +195,7 @@ class Street(CutoffDesk):
             pipe.delete("copyrisk:{replicator}:lease")
             pipe.execute()
         self.step()
-        self._changed_ms = now_ms()
+        self.changed()
 
     def _end_daemon(self) -> None:
         if self._daemon is not None:
@@ -273,13 +280,13 @@ class Scene:
 
 
 @contextmanager
-def scene(**flags: object) -> Iterator[Scene]:
-    """A street on a server of its own, with an API whose settings are the street's."""
+def scene(api_flags: Mapping[str, object] | None = None, seed: int = 1, **flags: object) -> Iterator[Scene]:
+    """A street on a server of its own, with an API whose settings are the street's and `api_flags`."""
     with EmbeddedServer.start() as running:
-        street = Street(Server(running.url, running.pid), **flags)
+        street = Street(Server(running.url, running.pid), seed=seed, **flags)
         try:
             street.build()
-            with served(street, **FLAGS | DESK | {k: v for k, v in flags.items() if k != "seed"}) as house:
+            with served(street, **FLAGS | DESK | flags | dict(api_flags or {})) as house:
                 caller = house.caller(scopes=("risk:read",))
                 yield Scene(street, house, caller)
         finally:
@@ -409,12 +416,13 @@ def assert_foretold(there: Scene, moves: Mapping[str, str]) -> dict[str, Any]:
     assert liquidated.keys() == critical
     assert (said["warned"]["count"], said["liquidated"]["count"]) == (len(warned - critical), len(critical))
     fallen = critical & set(street.masters.values())
-    assert {street.masters[one["master_id"]] for one in said["cascades"]} == fallen
-    copiers = {account for one in said["cascades"] for account in copies[one["master_id"]]}
+    assert {street.masters[one["master_id"]] for one in said["cascades"]["list"]} == fallen
+    copiers = {account for one in said["cascades"]["list"] for account in copies[one["master_id"]]}
     assert {account for account in before if before[account] != after[account]} == critical | copiers
     for account, one in liquidated.items():
         _assert_left(street, one, before[account], after[account], is_shared=account in copiers)
-    for one in said["cascades"]:
+    assert said["cascades"]["count"] == len(fallen)
+    for one in said["cascades"]["list"]:
         _assert_cascade(street, one, copies[one["master_id"]])
     _assert_money(street, said)
     return said
@@ -465,13 +473,13 @@ def _assert_money(street: Street, said: Mapping[str, Any]) -> None:
 
 def test_what_if_says_what_then_happens(there: Scene) -> None:
     said = assert_foretold(there, {"EURUSD": "-2.5"})
-    assert len(said["cascades"]) == 1 and said["liquidated"]["count"] > 8
+    assert said["cascades"]["count"] == 1 and said["liquidated"]["count"] > 8
     said = assert_foretold(there, {"USDJPY": "2.4", "BTCUSD": "-9.5", "EURGBP": "2.8"})
-    assert len(said["cascades"]) == 2 and said["warned"]["count"] > 2
+    assert said["cascades"]["count"] == 2 and said["warned"]["count"] > 2
 
 
 #: Streets that are built and run by other rules.
-RULES: dict[str, dict[str, object]] = {
+RULES: dict[str, dict[str, Any]] = {
     "another street": {"seed": 2},
     "side": {"seed": 3, "valuation__rate_side": "side"},
     "mid, open": {"seed": 4, "valuation__rate_side": "mid", "valuation__margin_price": "open"},
@@ -496,9 +504,348 @@ RUNGS_PCT = (0.25, 0.75, 2.0, 5.0, 15.0, 50.0)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", RULES.values(), ids=RULES)
-def test_on_streets_by_other_rules(flags: dict[str, object]) -> None:
+def test_on_streets_by_other_rules(flags: dict[str, Any]) -> None:
     with scene(**flags) as there:
         assert sum(walk(there, symbol) for symbol in QUOTES) > 50
         assert sum(assert_rungs(there, symbol, *RUNGS_PCT) for symbol in ("EURUSD", "BTCUSD")) > 20
         for moves in MOVES:
             assert_foretold(there, moves)
+
+
+# ---- the summary
+
+
+def stands_by_hand(street: Street) -> dict[str, dict[str, Any]]:
+    """Every account's state and figures, by what the daemon wrote and the account's own levels."""
+    found = {}
+    for account in street.accounts():
+        shown, own = street.office.portfolio(account), decoded(street.client.hgetall(f"user:{{{account}}}:config"))
+        warning, critical = (
+            float(own.get(name, usual)) for name, usual in (("auto_cutoff_level", 50), ("auto_liquidation_level", 10))
+        )
+        if shown["calc_status"] != "ok":
+            found[account] = {"state": "unknown"}
+            continue
+        level = float(shown["margin_level"])
+        state = "critical" if level <= critical else "warning" if level <= warning else "healthy"
+        if not float(shown["used_margin"]):
+            state = "no_margin"
+        points = level - (warning if state == "healthy" else critical)
+        found[account] = {"state": state, "level": level, "points": points, **shown}
+    return found
+
+
+def assert_summary(there: Scene) -> dict[str, Any]:
+    """The summary is that of the portfolios that stand there; returns it."""
+    said, stands = there.ask(SUMMARY), stands_by_hand(there.street)
+    by_type = {kind: dict.fromkeys(said["accounts"]["by_type"][kind], 0) for kind in said["accounts"]["by_type"]}
+    for account, one in stands.items():
+        by_type[account.partition(":")[0]][one["state"]] += 1
+    assert said["accounts"] == {"total": len(stands), "by_type": by_type}
+    money = [one for name, one in stands.items() if one["state"] != "unknown" and not name.startswith("demo:")]
+    for total, name in (("equity_usd", "equity"), ("used_margin_usd", "used_margin"), ("open_pnl_usd", "open_pnl")):
+        assert said["totals"][total] == pytest.approx(sum(float(one[name]) for one in money), abs=0.01 * len(money))
+    ladder = {name: one for name, one in stands.items() if one["state"] not in ("unknown", "no_margin")}
+    edges = said["histogram"]["edges_pct"]
+    bins = Counter(sum(one["level"] >= edge for edge in edges) for one in ladder.values())
+    assert said["histogram"]["counts"] == [bins[place] for place in range(len(edges) + 1)]
+    nearest = sorted(ladder, key=lambda name: ladder[name]["points"])[:25]
+    points = [one["margin_level_pct"] - one[_next_level(one)] for one in said["closest"]]
+    assert points == pytest.approx([ladder[name]["points"] for name in nearest], abs=0.02)
+    for one in said["closest"]:
+        own = ladder[one["account"]]
+        assert one["state"] == own["state"], one
+        assert one["margin_level_pct"] == pytest.approx(own["level"], abs=0.011)
+        assert one["equity_usd"] == pytest.approx(float(own["equity"]), abs=0.011)
+    assert sum(said["unknown"].values()) == sum(one["state"] == "unknown" for one in stands.values())
+    return said
+
+
+def _next_level(one: Mapping[str, Any]) -> str:
+    return "warning_level_pct" if one["state"] == "healthy" else "critical_level_pct"
+
+
+def test_the_summary_is_that_of_the_portfolios(there: Scene) -> None:
+    street = there.street
+    said = assert_summary(there)
+    assert said["unknown"] == {"order_missing": 1} and said["halted"] == [] and said["cascades"] == []
+    street.office.group("XAGUSD", contract_size=5000, type=2)
+    street.quote("30", "30.1", "XAGUSD")
+    for number, account in enumerate(("live:old", "demo:old", "copy_follower:old")):
+        street.account(account, "rock", "5000")
+        street.position(account, f"AG{number}", "0.1", "30", symbol="XAGUSD")
+    street.account("live:leverage", "rock", "50", leverage="0")
+    street.configure("live:1", wallet_balance="1e400")
+    street.client.hset("copyrisk:kills", "symbol:XAUUSD", json.dumps({"at_ms": now_ms()}))
+    street.move("GBPUSD", 0.995)
+    street.settled()
+    street.quote("30", "30.1", "XAGUSD", ts=now_ms() - 600_000)
+    street.full_step()
+    street.changed()
+    said = assert_summary(there)
+    assert said["unknown"] == {
+        "order_missing": 1,
+        "quote_stale": 3,
+        "leverage_invalid": 1,
+        "wallet_balance_invalid": 1,
+    }
+    assert said["halted"] == ["symbol:XAUUSD"]
+    assert said["tick"]["ts"] == int(street.client.hget("copyrisk:tick", "ts")) and said["book_age_ms"] < 5_000
+    street.quote("30", "30.1", "XAGUSD")
+    street.client.delete("copyrisk:kills")
+    street.step()
+    street.changed()
+    said = assert_summary(there)
+    assert "quote_stale" not in said["unknown"] and said["halted"] == []
+
+
+def test_copies_and_a_cascade_are_told_while_they_go_on(there: Scene) -> None:
+    street = there.street
+    street.configure(MASTER, wallet_balance="900000")
+    before = there.ask(SUMMARY)["replication"]
+    assert street.open(MASTER, "SP-M9", "BUY", "1", symbol="GBPUSD")["code"] == "ok"
+    street.replicate()
+    street.step()
+    street.account("strategy_provider:B", "barclays", "9999")
+    street.position("strategy_provider:B", "SP-B0", "2")
+    for number in range(3):
+        account = street.follower(f"B{number}", "90000", master="B", flow="barclays")
+        if number:
+            street.position(account, copy_id("SP-B0", parse_account(account)), "1", master_order_id="SP-B0")
+    street.step()
+    street.changed()
+    after = assert_summary(there)["replication"]
+    grown = {name: after[name] - before[name] for name in ("events", "copies", "skipped", "failed")}
+    copied = len(street.copies("SP-M9"))
+    assert grown == {"events": 1, "copies": copied, "skipped": COPIERS - copied, "failed": 0} and copied > 0
+    street.configure("strategy_provider:B", wallet_balance="-16800")
+    street.step()
+    street.changed()
+    (cascade,) = assert_summary(there)["cascades"]
+    assert {**cascade, "id": "", "started_ms": 0} == {
+        "id": "",
+        "master": "B",
+        "state": "running",
+        "started_ms": 0,
+        "finished_ms": None,
+        "followers": 3,
+        "done": 0,
+        "flat": 1,
+        "failed": 0,
+    }
+    street.provider_says("filled", price="1.0845")
+    street.until_quiet()
+    street.changed()
+    (ended,) = assert_summary(there)["cascades"]
+    assert ended == {**cascade, "state": "ended", "done": 2, "finished_ms": ended["finished_ms"]}
+    assert ended["finished_ms"] >= cascade["started_ms"]
+
+
+# ---- a weekend
+
+
+@pytest.mark.slow
+def test_the_ladder_of_a_weekend_is_that_of_mondays_gap() -> None:
+    """Crypto trades meanwhile: who rests on a closed market besides is not touched, and the ladder says so."""
+    other = "Tue" if time.strftime("%a") == "Mon" else "Mon"
+    week = {"always_open": False, "week_open": f"{other} 00:00", "week_close": f"{other} 00:01"}
+    with scene(api_flags={f"market__{name}": value for name, value in week.items()}) as there:
+        street, is_open = there.street, there.street.settings
+        closed = there.house.settings
+        assert not closed.market.always_open
+        for symbol in ("EURUSD", "USDJPY"):
+            walk(there, symbol)  # the daemon's market has opened
+        assert_foretold(there, {"EURUSD": "-2.5"})
+        street.settings = closed
+        holders = {name: {order["symbol"] for order in street.orders(name)} for name in street.accounts()}
+        resting = {name for name, symbols in holders.items() if "BTCUSD" in symbols and symbols != {"BTCUSD"}}
+        assert walk(there, "BTCUSD") > 0
+        assert there.ask(f"{LADDER}/BTCUSD")["closed"] == len(resting) > 2
+        assert_rungs(there, "BTCUSD", *RUNGS_PCT)
+        said = assert_foretold(there, {"BTCUSD": "-30"})
+        assert said["closed"] > 0
+        street.put_back()
+        assert_summary(there)
+        street.settings = is_open
+        said = assert_foretold(there, {"BTCUSD": "-30", "GBPUSD": "0.0001"})
+        assert said["closed"] == 0
+
+
+# ---- faults
+
+
+MAX_AGE_MS = 1_000
+
+
+@dataclass
+class Watch:
+    """An API that is asked again and again while something breaks; nothing old may pass for fresh."""
+
+    house: House
+    caller: Caller
+
+    def look(self) -> dict[str, Any] | None:
+        """The summary, if one is told."""
+        asked_ms = now_ms()
+        answer = self.caller.get(SUMMARY)
+        if answer.status_code != 200:
+            assert answer.status_code in (401, 503), answer.text
+            return None
+        return self._fresh(data(answer), asked_ms)
+
+    def look_inside(self) -> dict[str, Any] | None:
+        """The same of what the API would tell, where nobody can be admitted."""
+        asked_ms, said = now_ms(), self.inside()
+        return None if said is None else self._fresh(said, asked_ms)
+
+    def inside(self) -> dict[str, Any] | None:
+        """What the API would tell."""
+        desk = self.house.api.desk
+        assert desk is not None
+        latest = desk.latest
+        return None if latest is None else dict(json.loads(latest))
+
+    def _fresh(self, said: dict[str, Any], asked_ms: int) -> dict[str, Any] | None:
+        told = {part: said[part] for part in FIGURE_PARTS if said[part] is not None}
+        if not told:
+            return None
+        assert told.keys() == set(FIGURE_PARTS)
+        assert asked_ms - said["now_ms"] + said["book_age_ms"] <= MAX_AGE_MS + 5, said["book_age_ms"]  # of rounding
+        return said
+
+    def until_equity(self, equity: float, limit_s: float = 30.0) -> None:
+        """Until that is what the house is said to have."""
+
+        def is_told() -> bool:
+            said = self.look()
+            return said is not None and said["totals"]["equity_usd"] == equity
+
+        until(is_told, limit_s)
+
+    @property
+    def pid(self) -> int:
+        """Of the desk's process, once there is one."""
+        desk = self.house.api.desk
+        assert desk is not None
+        until(lambda: desk.pid is not None)
+        assert desk.pid is not None
+        return desk.pid
+
+
+@contextmanager
+def watched(server: Any) -> Iterator[tuple[CutoffDesk, Watch]]:
+    """A house with one account of 5,000 USD, and its API."""
+    desk = CutoffDesk(server, **FLAGS)
+    desk.client.hset(f"user:{{{MASTER}}}:config", "wallet_balance", "0")
+    desk.account("live:1", "rock", "5000")
+    try:
+        with served(desk, **FLAGS | DESK, api__desk_max_age_ms=MAX_AGE_MS, redis__reply_timeout_ms=500) as house:
+            watch = Watch(house, house.caller(scopes=("risk:read",)))
+            watch.until_equity(5_000.0)
+            yield desk, watch
+    finally:
+        desk.close()
+
+
+def children() -> dict[int, str]:
+    """State by process of all that are ours."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid():
+                found[int(entry.name)] = state
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_desk_that_is_killed_twenty_times_leaves_nothing(
+    bundled_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_module, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(desk_module, "_LONGEST_PAUSE_S", 0.01)
+    with watched(bundled_server) as (desk, watch):
+        before: tuple[set[int], int] | None = None
+        for number in range(21):
+            killed = watch.pid
+            os.kill(killed, signal.SIGKILL)
+            desk.configure("live:1", wallet_balance=f"{6_000 + number}")
+            until(lambda killed=killed: watch.pid != killed)
+            watch.until_equity(6_000.0 + number)
+            assert "Z" not in children().values() and killed not in children()
+            if before is None:
+                before = set(children()) - {watch.pid}, len(os.listdir("/proc/self/fd"))
+        assert before is not None and set(children()) - {watch.pid} == before[0]
+        assert len(os.listdir("/proc/self/fd")) < before[1] + 10
+        last = watch.pid
+    assert last not in children()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_desk_that_stands_still_tells_nothing_old(bundled_server: Any) -> None:
+    with watched(bundled_server) as (desk, watch):
+        os.kill(watch.pid, signal.SIGSTOP)
+        stopped_s = time.monotonic()
+        desk.configure("live:1", wallet_balance="7000")
+        until(lambda: watch.look() is None)
+        while time.monotonic() < stopped_s + 3.0:
+            watch.look()
+            time.sleep(0.01)
+        assert watch.look() is None
+        assert refusal(watch.caller.get(f"{LADDER}/EURUSD")) == (503, "desk_unavailable")
+        os.kill(watch.pid, signal.SIGCONT)
+        watch.until_equity(7_000.0)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path, free_port())
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_server_that_stands_still_makes_the_figures_old(machine: Machine) -> None:
+    with watched(machine) as (desk, watch):
+        desk.configure("live:1", wallet_balance="7000")
+        watch.until_equity(7_000.0)
+        pid = watch.pid
+        machine.say(signal.SIGSTOP)
+        stopped_s = time.monotonic()
+        ages: set[int] = set()
+        while time.monotonic() < stopped_s + 6.0 or not ages:
+            said = watch.inside()
+            watch.look_inside()
+            ages |= {said["book_age_ms"]} if said is not None and said["accounts"] is None else set()
+            assert time.monotonic() < stopped_s + 60.0, "nobody says that the figures are old"
+            time.sleep(0.01)
+        assert min(ages) > MAX_AGE_MS
+        assert watch.look_inside() is None and watch.look() is None  # who asks cannot even be known
+        machine.say(signal.SIGCONT)
+        desk.configure("live:1", wallet_balance="7500")
+        watch.until_equity(7_500.0)
+        assert watch.pid == pid and list(children().values()).count("Z") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_server_that_comes_back_empty_holds_nobody(machine: Machine) -> None:
+    with watched(machine) as (desk, watch):
+        machine.kill()
+        until(lambda: watch.look_inside() is None)
+        machine.start()
+        watch.caller = watch.house.caller(scopes=("risk:read",))
+        desk.account("live:2", "rock", "300")
+        watch.until_equity(300.0)
+        said = watch.look()
+        assert said is not None and said["accounts"]["total"] == 1 and said["unknown"] == {}
+        desk.office.group("EURUSD")
+        desk.quote("1", "1")
+        desk.holder("live:3", "550")
+        watch.until_equity(850.0)
+        (closest,) = (watch.look() or {})["closest"]
+        assert (closest["account"], closest["margin_level_pct"]) == ("live:3", 55.0)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from copyrisk import layout
+from copyrisk import layout, scenario
 from copyrisk._core import LadderState, OrderEffect, RowCode, price_legs, value_rows
 from copyrisk._cutoff import StopOut, order_pnls
 from copyrisk._scenario import Reach, find_crossings
@@ -113,7 +113,7 @@ class House:
         self.value()
 
     def what_if(self, moves: Mapping[str, str | float], **more: Any) -> dict[str, Any]:
-        given: dict[str, Any] = {"stop_out": StopOut.LARGEST_LOSS, "followers": {}, "now_ms": NOW_MS, **more}
+        given: dict[str, Any] = {"stop_out": StopOut.LARGEST_LOSS, "followers": lambda _: {}, "now_ms": NOW_MS, **more}
         return what_if(self.book, self.figures, {s: Decimal(str(m)) for s, m in moves.items()}, **given)
 
 
@@ -537,13 +537,21 @@ def test_masters_cascade_onto_the_copies_of_their_orders() -> None:
             order_row = np.array([book.orders_of(row)[name]], np.int32)
             book.set_orders(order_row, np.array([given], layout.ORDER_READ))
     house.value()
-    followers = {"M": ["F1", "F2", "F3", "gone"], "N": ["F4"]}
+    asked: list[list[str]] = []
+
+    def followers(masters: Sequence[str]) -> dict[str, list[str]]:
+        asked.append(list(masters))
+        return {"M": ["F1", "F2", "F3", "gone"]}
+
     result = house.what_if({"EURUSD": "-1"}, followers=followers)
     assert [one["account"] for one in result["liquidated"]["accounts"]] == ["strategy_provider:M"]
-    assert result["cascades"] == [
-        {"master_id": "M", "followers": 3, "copies": 3, "lots": 0.9, "list": ["F1", "F2", "F3"]}
-    ]
-    assert house.what_if({"EURUSD": "-0.2"}, followers=followers)["cascades"] == []
+    listed = [{"master_id": "M", "followers": 3, "copies": 3, "lots": 0.9, "list": ["F1", "F2", "F3"]}]
+    assert result["cascades"] == {"count": 1, "list": listed}
+    assert house.what_if({"EURUSD": "-0.2"}, followers=followers)["cascades"] == {"count": 0, "list": []}
+    assert asked == [["M"]]  # only those that would be liquidated, and nobody if there are none
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenario, "_LISTED", 0)
+        assert house.what_if({"EURUSD": "-1"}, followers=followers)["cascades"] == {"count": 1, "list": []}
 
 
 def test_nothing_is_done_about_shut_markets_unless_they_open() -> None:

@@ -365,7 +365,7 @@ def _ask_everything(caller: Caller) -> None:
     whose = "user_type=live&user_id=1"
     for path in (
         *("portfolios/live/1", f"orders?{whose}", f"orders/{order}?{whose}", f"orders/answers/k1?{whose}"),
-        *("copy-trading/accounts/F", "copy-trading/masters/M/followers", "copy-trading/relationships?check=true"),
+        *("copy-trading/accounts/F", "copy-trading/masters/M/followers", "copy-trading/relationships/check"),
         *("cascades", "audit", "accounts/live/1/history", "risk/summary", "risk/ladder", "risk/ladder/EURUSD"),
     ):
         data(caller.get(f"/api/{path}"))

@@ -243,6 +243,23 @@ def summarise(standings: Mapping[str, Standing], duration_ms: int) -> dict[str, 
     }
 
 
+def cascade_facts(cascade: Cascade) -> dict[str, Any]:
+    """What is said of a cascade, without its followers, wherever it is said; while it runs there is no result yet.
+
+    Of `followers` some are `done` (had copies, which are closed), `flat` (had none) or `failed`; the others are not at
+    their end. What a cascade that has ended says of that is as it was stored.
+    """
+    so_far = summarise(cascade.standings, 0) | {"duration_ms": None, "result_usd": None}
+    return {
+        "id": cascade.id,
+        "master": cascade.master_id,
+        "state": "running" if cascade.summary is None else "ended",
+        "started_ms": cascade.started_ms,
+        "finished_ms": cascade.finished_ms or None,
+        **(so_far if cascade.summary is None else cascade.summary),
+    }
+
+
 def standing_text(standing: Standing) -> str:
     """A standing as it is stored; the empty text for a follower that waits.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from copyrisk import fields, keys, layout
-from copyrisk.cascade import Cascade, Standing, summarise
+from copyrisk.cascade import Standing, cascade_facts
 from copyrisk.cascade_plan import PlannedClose, lots_by_symbol, plan_close, total_usd
 from copyrisk.cover import value_now
 from copyrisk.decimals import decimal_text, money_text
@@ -257,20 +257,6 @@ def list_cascades(cascades: Cascades) -> list[dict[str, Any]]:
         if cascade is not None:  # what has ended is kept for some time only
             found.append(cascade_facts(cascade))
     return found
-
-
-def cascade_facts(cascade: Cascade) -> dict[str, Any]:
-    """A cascade without its followers."""
-    is_running = cascade.summary is None
-    so_far = summarise(cascade.standings, 0) | {"duration_ms": None, "result_usd": None}
-    return {
-        "id": cascade.id,
-        "master": cascade.master_id,
-        "state": "running" if is_running else "ended",
-        "started_ms": cascade.started_ms,
-        "finished_ms": cascade.finished_ms or None,
-        **(so_far if cascade.summary is None else cascade.summary),
-    }
 
 
 def _listed(one: Mapping[str, Any]) -> str:

@@ -9,7 +9,9 @@ ZERO = Decimal(0)
 #: Wide enough that sums and products of numbers of the grammar are exact.
 EXACT = Context(prec=120, rounding=ROUND_HALF_UP)
 
-_PLAIN = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?", re.ASCII)
+#: What a plain decimal without a sign matches as a whole.
+PLAIN_PATTERN = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
+_PLAIN = re.compile("-?" + PLAIN_PATTERN, re.ASCII)
 
 
 def parse_decimal(text: str | None) -> Decimal | None:
@@ -17,6 +19,12 @@ def parse_decimal(text: str | None) -> Decimal | None:
     if text is None or _PLAIN.fullmatch(text) is None:
         return None
     return Decimal(text)
+
+
+def as_float(text: str | None) -> float | None:
+    """The same as a float, for figures that are only shown."""
+    number = parse_decimal(text)
+    return None if number is None else float(number)
 
 
 def decimal_text(value: Decimal) -> str:

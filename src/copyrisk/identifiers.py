@@ -13,15 +13,19 @@ from copyrisk._index import made_of
 from copyrisk.errors import InvalidId
 from copyrisk.terms import AccountType
 
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._#-]{0,31}", re.ASCII)
+#: What an account's and an order's id, a symbol, and an idempotency key match as a whole.
+ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"
+SYMBOL_PATTERN = r"[A-Z0-9][A-Z0-9._#-]{0,31}"
+KEY_PATTERN = r"[A-Za-z0-9_.:-]{1,128}"
+
+_ID = re.compile(ID_PATTERN, re.ASCII)
+_SYMBOL = re.compile(SYMBOL_PATTERN, re.ASCII)
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}", re.ASCII)
-_IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
+_IDEMPOTENCY_KEY = re.compile(KEY_PATTERN, re.ASCII)
 
 #: How much of what is no id an error shows.
 SHOWN_CHARS = 80
-_ID_CHARACTERS = bytes(_ORDER_ID.fullmatch(chr(code)) is not None for code in range(256))
+_ID_CHARACTERS = bytes(_ID.fullmatch(chr(code)) is not None for code in range(256))
 
 
 class Account(NamedTuple):
@@ -47,12 +51,12 @@ def _checked(pattern: re.Pattern[str], what: str, value: str) -> str:
 
 def check_account_id(value: str) -> str:
     """Return `value` if it is an account id, else raise `InvalidId`."""
-    return _checked(_ACCOUNT_ID, "account id", value)
+    return _checked(_ID, "account id", value)
 
 
 def check_order_id(value: str) -> str:
     """Return `value` if it is an order id, else raise `InvalidId`."""
-    return _checked(_ORDER_ID, "order id", value)
+    return _checked(_ID, "order id", value)
 
 
 def are_order_ids(cells: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from copyrisk.errors import InvalidId
-from copyrisk.identifiers import SHOWN_CHARS, Account
+from copyrisk.identifiers import ID_PATTERN, SHOWN_CHARS, Account
 from copyrisk.terms import AccountType
 
 MARKET_PRICE_UPDATES = "market_price_updates"
@@ -57,7 +57,7 @@ KILLS = "copyrisk:kills"
 #: Hash: the keys that services sign requests with, by key id; no secrets.
 API_KEYS = "copyrisk:api:keys"
 
-_TAG = rb"((?:%s):[A-Za-z0-9_-]{1,64})" % b"|".join(kind.encode() for kind in AccountType)
+_TAG = f"((?:{'|'.join(AccountType)}):{ID_PATTERN})".encode()
 
 
 class Shape(NamedTuple):
@@ -262,5 +262,5 @@ def finished_request(request_id: str) -> str:
 
 
 def api_nonce(key_id: str, nonce: str) -> str:
-    """String: a nonce that was used with a key, for as long as its request could be sent again."""
-    return f"copyrisk:api:nonce:{key_id}:{nonce}"
+    """String: a nonce that was used with a key, as long as its request could be sent again; in the commands' slot."""
+    return f"copyrisk:api:nonce:{{{COMMANDS}}}:{key_id}:{nonce}"

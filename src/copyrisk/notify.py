@@ -17,7 +17,7 @@ from copyrisk.gateway.messages import printable
 from copyrisk.identifiers import Account
 
 FIGURES = ("level_pct", "warning_level_pct", "critical_level_pct", "equity_usd", "used_margin_usd", "open_pnl_usd")
-_ID = re.compile(r"([a-z_]{1,32}:[A-Za-z0-9_-]{1,64}):[0-9]{1,15}", re.ASCII)
+_ID = re.compile(rf"([a-z_]{{1,32}}:{identifiers.ID_PATTERN}):[0-9]{{1,15}}", re.ASCII)
 _TIME = re.compile(r"[0-9]{1,14}", re.ASCII)
 _ADDRESS = re.compile(
     r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)"

@@ -158,6 +158,11 @@ def are_known(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return known
 
 
+def rounded(amount: float) -> float | None:
+    """A figure as it is shown: two decimals; `None` for what is not finite."""
+    return round(float(amount), 2) + 0.0 if math.isfinite(amount) else None
+
+
 def reasons(book: Book, figures: Rows, row: int) -> list[str]:
     """Why an account is not fully known: `reason` or `reason:what`, each once, at most eight, in a stable order."""
     status = calc_status(figures[row])

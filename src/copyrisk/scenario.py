@@ -5,7 +5,7 @@ unknown and is counted. Results are plain values for JSON: USD in cents, levels 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -33,13 +33,15 @@ from copyrisk.liquidation_ladder import (
     price_market,
     quote_row,
 )
-from copyrisk.risk import are_known, fold_all
+from copyrisk.risk import are_known, fold_all, rounded
 from copyrisk.terms import AccountType
 
 __all__ = ["CROSSING", "crossings", "ladder_of_symbol", "ladder_overview", "what_if"]
 
 LOWEST_PCT, HIGHEST_PCT, MOST_MOVES = Decimal(-99), Decimal(1000), 50
 _LISTED, _FOLLOWERS_LISTED = 100, 50
+#: Of some masters, by id, the ids of those who copy each actively; what it raises, the what-if raises.
+Followers = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
 _SHUT, _TRADED = 1, 2  # markets as `judge_quotes` is told of them here
 
 
@@ -57,7 +59,7 @@ def what_if(
     moves: Mapping[str, Decimal],
     *,
     stop_out: StopOut,
-    followers: Mapping[str, Sequence[str]],
+    followers: Followers,
     now_ms: int,
     lot_limits: Rows | None = None,
 ) -> dict[str, Any]:
@@ -72,8 +74,8 @@ def what_if(
     moves : dict
         Percent by symbol, from -99 to 1000: bid and ask are multiplied by 1 + move / 100.
     stop_out : StopOut
-    followers : dict
-        By master id, the ids of those who copy it actively.
+    followers : callable
+        Asked once, of the masters that would be liquidated: by master id, the ids of those who copy it actively.
     lot_limits : (i,) layout.LOT_LIMITS, optional
         For closes in part; without them positions are closed as a whole.
 
@@ -154,8 +156,8 @@ def _listed(book: Book, after: Rows, rows: RowNumbers) -> dict[str, Any]:
     listed = [
         {
             "account": account_name(book, row),
-            "margin_level_pct": _cents(after["margin_level_pct"][row]),
-            "equity_usd": _cents(after["equity"][row]),
+            "margin_level_pct": rounded(after["margin_level_pct"][row]),
+            "equity_usd": rounded(after["equity"][row]),
         }
         for row in rows[:_LISTED].tolist()
     ]
@@ -173,8 +175,8 @@ def _liquidated(book: Book, outs: _StopOuts, after: Rows, rows: RowNumbers) -> d
         mine = closed[closed["account"] == row]
         one["closes"], one["lots"] = len(mine), as_lots(mine["lots"].sum())
         has_margin = figure["state"] not in (LadderState.NO_MARGIN, LadderState.STATE_UNKNOWN)
-        one["level_after_pct"] = _cents(figure["margin_level_pct"]) if has_margin else None
-        one["equity_after_usd"] = _cents(figure["equity"])
+        one["level_after_pct"] = rounded(figure["margin_level_pct"]) if has_margin else None
+        one["equity_after_usd"] = rounded(figure["equity"])
     return found
 
 
@@ -218,12 +220,14 @@ def _without(book: Book, market: PricedMarket, rows: RowNumbers, closes: Rows) -
     return figures
 
 
-def _cascades(book: Book, rows: RowNumbers, followers: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _cascades(book: Book, rows: RowNumbers, followers: Followers) -> dict[str, Any]:
     """Of masters among these accounts the copies of their orders that would be closed; most copies first."""
     masters = [account for row in rows.tolist() if (account := book.account_at(row)).type is AccountType.MASTER]
-    found = [_cascade(book, master, followers.get(master.id, ())) for master in masters]
+    who = followers([master.id for master in masters]) if masters else {}
+    every = [_cascade(book, master, who.get(master.id, ())) for master in masters]
+    found = [cascade for cascade in every if cascade["copies"]]
     found.sort(key=lambda cascade: (-cascade["copies"], cascade["master_id"]))
-    return [cascade for cascade in found if cascade["copies"]][:_LISTED]
+    return {"count": len(found), "list": found[:_LISTED]}
 
 
 def _cascade(book: Book, master: Account, follower_ids: Sequence[str]) -> dict[str, Any]:
@@ -255,12 +259,8 @@ def _equity(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> 
     """What the accounts come to that hold money; those of demo accounts is nobody's."""
     negative = after[after < 0.0]
     return {
-        "before_usd": _cents(before.sum()),
-        "after_usd": _cents(after.sum()),
-        "negative_usd": _cents(negative.sum()),
+        "before_usd": rounded(before.sum()),
+        "after_usd": rounded(after.sum()),
+        "negative_usd": rounded(negative.sum()),
         "negative_accounts": len(negative),
     }
-
-
-def _cents(amount: float) -> float | None:
-    return round(float(amount), 2) + 0.0 if math.isfinite(amount) else None

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from copyrisk import keys
 from copyrisk.api.answers import ApiError, status_of_failure
 from copyrisk.api.callers import Caller, KeyCallers, caller_of_claims
-from copyrisk.api.line import Line
+from copyrisk.api.line import Line, Mark
 from copyrisk.api.rates import Buckets, peer_name, retry_after
 from copyrisk.api.scopes import Scope
 from copyrisk.api.tokens import TokenKeys
@@ -102,12 +102,30 @@ class Access:
         StoreError, StoreUnavailable
             It cannot be told; nothing was done.
         """
+        caller, mark = await self.identify(request, scope)
+        if mark is not None and await self._line.call("SET", mark.key, "1", "NX", "PX", mark.keep_ms) is None:
+            raise self.replayed(request, caller)
+        return caller
+
+    async def identify(self, request: Request, scope: Scope) -> tuple[Caller, Mark | None]:
+        """The same for who sets the mark with what is done; if it was there, nothing is, and `replayed` is raised.
+
+        Raises
+        ------
+        ApiError, StoreError, StoreUnavailable
+            As `admit`.
+        """
         try:
-            caller = await self._identify(request)
+            caller, mark = await self._identify(request)
         except ApiError as refusal:
             raise self._refused(request, refusal) from None
         caller.check_scope(scope)
-        return caller
+        return caller, mark
+
+    def replayed(self, request: Request, caller: Caller) -> ApiError:
+        """What somebody is told who sends a request that was sent before; the caller's rate is not theirs."""
+        self._callers.give_back(caller.name)
+        return self._refused(request, ApiError("this request was sent before", code="replayed_request"))
 
     async def recheck(self, caller: Caller) -> None:
         """Whether somebody who was let in may still stay, as the reader of a long stream does.
@@ -123,7 +141,7 @@ class Access:
         elif caller.expires_ms is not None and self._now_ms() >= caller.expires_ms + self._skew_ms:
             raise ApiError("the token has expired", code="expired_token")
 
-    async def _identify(self, request: Request) -> Caller:
+    async def _identify(self, request: Request) -> tuple[Caller, Mark | None]:
         given = _credentials(request)
         is_signed_request = any(name in given for name in _SIGNING)
         if _AUTHORIZATION not in given:
@@ -132,7 +150,7 @@ class Access:
             return await self._of_signature(request, given)
         if is_signed_request:
             raise ApiError("a token or a signature, not both", code="ambiguous_credentials")
-        return self._of_token(request, given[_AUTHORIZATION])
+        return self._of_token(request, given[_AUTHORIZATION]), None
 
     # ---- tokens
 
@@ -153,7 +171,7 @@ class Access:
 
     # ---- signatures
 
-    async def _of_signature(self, request: Request, given: Mapping[bytes, str]) -> Caller:
+    async def _of_signature(self, request: Request, given: Mapping[bytes, str]) -> tuple[Caller, Mark]:
         if not all(name in given for name in _SIGNING):
             raise ApiError(f"a signed request has {', '.join(_HEADERS)}", code="missing_credentials")
         key_id, time_ms, nonce, signature = (given[name] for name in _SIGNING)
@@ -173,12 +191,9 @@ class Access:
             raise ApiError(_WRONG_SIGNATURE, code="invalid_signature")
         self._check_time(int(time_ms))
         caller = await self._keys.find(key_id)
-        wait_s = self._callers.wait_s(key_id, self._now_s())
-        if wait_s:  # and leaves no nonce behind
-            raise _too_often(wait_s)
-        await self._use_up(key_id, nonce)
-        self._take(key_id)  # only now: somebody else's copies of a request are not this caller's
-        return caller
+        self._take(key_id)  # before its nonce is written anywhere
+        # Nobody sends this request again while its time is accepted.
+        return caller, Mark(keys.api_nonce(key_id, nonce), 2 * self._skew_ms + NONCE_SLACK_MS)
 
     def _check_time(self, said_ms: int) -> None:
         now_ms = self._now_ms()
@@ -189,12 +204,6 @@ class Access:
                 f"at most {self._skew_ms / 1e3:g} s are taken for clocks that differ",
                 code="expired_signature",
             )
-
-    async def _use_up(self, key_id: str, nonce: str) -> None:
-        """Nobody sends this request again while its time is accepted."""
-        lifetime_ms = 2 * self._skew_ms + NONCE_SLACK_MS
-        if await self._line.call("SET", keys.api_nonce(key_id, nonce), "1", "NX", "PX", lifetime_ms) is None:
-            raise ApiError("this request was sent before", code="replayed_request")
 
     # ---- rates
 

@@ -13,7 +13,7 @@ from copyrisk.errors import CopyriskError, InvalidId, StoreError, TryLater
 
 log = structlog.get_logger(__name__)
 
-_JSON = "application/json"
+JSON = "application/json"
 _PLACES, _FAULT_CHARS = 6, 1_000
 #: Codes whose status does not follow from how they begin.
 _STATUSES = {
@@ -100,13 +100,13 @@ def success(data: Any, message: str = "ok", status: int = 200) -> Response:
 def success_text(data: str, message: str = "ok", status: int = 200) -> Response:
     """The same for data that is JSON already."""
     body = f'{{"success":true,"message":{json.dumps(message)},"data":{data}}}'
-    return Response(body, status, media_type=_JSON)
+    return Response(body, status, media_type=JSON)
 
 
 def refusal(code: str, message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """An answer to what was not done."""
     said = {"success": False, "error_code": code, "message": message}
-    return Response(json.dumps(said, separators=(",", ":")), status, headers=headers, media_type=_JSON)
+    return Response(json.dumps(said, separators=(",", ":")), status, headers=headers, media_type=JSON)
 
 
 def refusal_of(failure: CopyriskError) -> Response:

@@ -13,17 +13,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from copyrisk import __version__
-from copyrisk.api.answers import fault_answer, gone_answer, refusal, refusal_of, success
+from copyrisk.api.answers import JSON, fault_answer, gone_answer, refusal, refusal_of, success
 from copyrisk.api.guard import check_query
 from copyrisk.errors import CopyriskError
+from copyrisk.signing import KEY_HEADER, NONCE_HEADER, SIGNATURE_HEADER, TIME_HEADER
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 _SECURITY = {
     "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-    "key": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Key"},
-    "time": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Time"},
-    "nonce": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Nonce"},
-    "signature": {"type": "apiKey", "in": "header", "name": "X-Copyrisk-Signature"},
+    "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
+    "time": {"type": "apiKey", "in": "header", "name": TIME_HEADER},
+    "nonce": {"type": "apiKey", "in": "header", "name": NONCE_HEADER},
+    "signature": {"type": "apiKey", "in": "header", "name": SIGNATURE_HEADER},
 }
 
 
@@ -49,7 +50,7 @@ def make_app(routers: Sequence[APIRouter]) -> FastAPI:
 
     @app.get("/api/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return Response(await asyncio.to_thread(document), media_type="application/json")
+        return Response(await asyncio.to_thread(document), media_type=JSON)
 
     return app
 

@@ -6,17 +6,18 @@ answer.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from copyrisk import keys, vitals
 from copyrisk.api.answers import ApiError
-from copyrisk.api.line import Line, Lost
+from copyrisk.api.line import Line, Lost, Mark
 from copyrisk.commands import Command, parse_command
-from copyrisk.errors import StoreError, StoreUnavailable
+from copyrisk.errors import CopyriskError, StoreError, StoreUnavailable
 from copyrisk.store.changes import parse_answer
-from copyrisk.store.effects import add_request
+from copyrisk.store.effects import add_request, ask_request
+from copyrisk.store.functions import FUNCTIONS_MISSING
 from copyrisk.store.pipe import pack
 from copyrisk.vitals import Vitals
 
@@ -40,12 +41,22 @@ class Answered(NamedTuple):
     event: Mapping[str, str] | None
 
 
+class Replayed(CopyriskError):
+    """The request was made before; nothing was done now."""
+
+    code = "replayed_request"
+
+
 @dataclass(eq=False, slots=True)
 class _Waiter:
     """Who waits for the answer to a command."""
 
     command: Command
     events: asyncio.Queue[Mapping[str, str]] = field(default_factory=asyncio.Queue)
+
+
+def _packed(fields: Mapping[str, str], mark: Mark | None) -> bytes:
+    return add_request(keys.COMMANDS, fields) if mark is None else ask_request(*mark, fields)
 
 
 class Asker:
@@ -59,11 +70,22 @@ class Asker:
         How long an answer is waited for.
     waiting_limit : int
         How many may wait at once; half of them of one caller.
+    load : callable
+        Has the server hold the functions again that it has lost.
     seen : Vitals or None
         Where waiting requests and unknown outcomes are counted.
     """
 
-    def __init__(self, line: Line, *, timeout_ms: int, waiting_limit: int, seen: Vitals | None = None) -> None:
+    def __init__(
+        self,
+        line: Line,
+        *,
+        timeout_ms: int,
+        waiting_limit: int,
+        load: Callable[[], Awaitable[None]],
+        seen: Vitals | None = None,
+    ) -> None:
+        self._load = load
         self._line, self._timeout_s, self._limit = line, timeout_ms / 1000.0, waiting_limit
         self._seen = seen or Vitals()
         self._waiters: dict[tuple[str, str, str], list[_Waiter]] = {}
@@ -82,8 +104,13 @@ class Asker:
         for waiter in self._waiters.get(of_whom, ()):
             waiter.events.put_nowait(fields)
 
-    async def ask(self, fields: Mapping[str, str]) -> Answered:
+    async def ask(self, fields: Mapping[str, str], mark: Mark | None = None) -> Answered:
         """Have a command carried out, and return what came of it; it must have an idempotency key.
+
+        Parameters
+        ----------
+        mark : Mark or None
+            Set with it; if it was there, nothing is done.
 
         Raises
         ------
@@ -91,6 +118,8 @@ class Asker:
             As `parse_command`; nothing was sent.
         ApiError
             `missing_idempotency_key`, `too_busy`: nothing sent. `idempotency_conflict`: another command had its key.
+        Replayed
+            The mark was there.
         StoreError, StoreUnavailable
             The command did not get to the server, or was refused there: nothing was changed.
         """
@@ -104,7 +133,7 @@ class Asker:
         self._waiters.setdefault(of_whom, []).append(waiter)
         self._changed_by(1, command)
         try:
-            event = await self._answer(waiter, fields)
+            event = await self._answer(waiter, _packed(fields, mark))
         finally:
             self._changed_by(-1, command)
             others = self._waiters[of_whom]
@@ -122,15 +151,21 @@ class Asker:
             del self._by[command.requested_by]
         self._seen.set(vitals.API_WAITING, self._count)
 
-    async def _answer(self, waiter: _Waiter, fields: Mapping[str, str]) -> Mapping[str, str] | None:
-        request = self._line.send(add_request(keys.COMMANDS, fields))
+    async def _answer(self, waiter: _Waiter, packed: bytes) -> Mapping[str, str] | None:
+        request = self._line.send(packed)
         try:
             async with asyncio.timeout(self._timeout_s):
                 try:
                     entry_id: str = (await request.reply).decode()
                 except Lost:
-                    entry_id = ""  # perhaps it is there; then its event comes
+                    entry_id = _NO_ENTRY  # perhaps it is there; then its event comes
+                if not entry_id:
+                    raise Replayed("this request was sent before")
                 return await self._event(waiter, entry_id)
+        except StoreError as failure:
+            if failure.code == FUNCTIONS_MISSING:
+                await self._load()  # for the next one
+            raise
         except TimeoutError:
             if not request.is_sent:
                 raise StoreUnavailable("the server could not be reached in time") from None

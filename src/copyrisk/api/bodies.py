@@ -1,17 +1,17 @@
 """JSON bodies as exact text: the fields of a command, each held against what it may be; numbers as they were sent."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from copyrisk.api.answers import ApiError
+from copyrisk.api.answers import JSON, ApiError
+from copyrisk.api.documents import ACCOUNT_TYPES, ID_SCHEMA, SYMBOL_SCHEMA, decimal_schema
 from copyrisk.decimals import parse_decimal
-from copyrisk.terms import AccountType, OrderType, SendingOrders
+from copyrisk.terms import OrderType, SendingOrders
 
-_JSON = "application/json"
 _SHOWN_CHARS = 40
 
 
@@ -32,21 +32,19 @@ class Field(NamedTuple):
 
 
 def _id(meaning: str) -> dict[str, Any]:
-    return {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": meaning}
+    return {**ID_SCHEMA, "description": meaning}
 
 
 def _number(name: str, meaning: str) -> Field:
-    text = {"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?$"}
-    number = {"type": "number", "exclusiveMinimum": 0}
-    return Field(f"invalid_{name}", {"anyOf": [text, number], "description": meaning}, is_number=True)
+    return Field(f"invalid_{name}", {**decimal_schema(), "description": meaning}, is_number=True)
 
 
 #: Every field that a change of an order may have.
 FIELDS: dict[str, Field] = {
-    "user_type": Field("invalid_user_type", {"type": "string", "enum": [kind.value for kind in AccountType]}),
+    "user_type": Field("invalid_user_type", {"type": "string", "enum": ACCOUNT_TYPES}),
     "user_id": Field("invalid_account_id", _id("the account's id")),
     "order_id": Field("invalid_order_id", _id("the order's id")),
-    "symbol": Field("invalid_symbol", {"type": "string", "pattern": "^[A-Z0-9][A-Z0-9._#-]{0,31}$"}),
+    "symbol": Field("invalid_symbol", SYMBOL_SCHEMA),
     "order_type": Field("invalid_order_type", {"type": "string", "enum": [kind.value for kind in OrderType]}),
     "order_quantity": _number("order_quantity", "lots"),
     "order_price": _number("order_price", "price of a pending order; a market order has the market's"),
@@ -90,8 +88,8 @@ def check_content_type(headers: Headers) -> None:
     """Raise `ApiError` (`unsupported_media_type`) unless the body is said to be JSON in UTF-8, not compressed."""
     kind, _, parameters = headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().replace('"', "")
-    if kind.strip().lower() != _JSON or charset not in ("", "charset=utf-8") or "content-encoding" in headers:
-        raise ApiError(f"the body must be {_JSON} in UTF-8", code="unsupported_media_type")
+    if kind.strip().lower() != JSON or charset not in ("", "charset=utf-8") or "content-encoding" in headers:
+        raise ApiError(f"the body must be {JSON} in UTF-8", code="unsupported_media_type")
 
 
 def read_fields(raw: bytes, form: Form) -> dict[str, str]:
@@ -104,13 +102,18 @@ def read_fields(raw: bytes, form: Form) -> dict[str, str]:
         empty, or neither text nor, where it is a number, a plain decimal above 0.
     """
     said = parse_object(raw)
-    for name in said:
-        if name not in form.needs and name not in form.may_have:
-            raise ApiError(f"there is no field {name[:_SHOWN_CHARS]!a} here", code="unknown_field")
+    check_names(said, (*form.needs, *form.may_have))
     for name in form.needs:
         if name not in said:
             raise ApiError(f"{name} is missing", code=FIELDS[name].code)
     return {name: _text(name, value) for name, value in said.items()}
+
+
+def check_names(given: Iterable[str], known: Container[str]) -> None:
+    """Refuse fields that nobody reads (`ApiError`, `unknown_field`): one misspelled would be one that is not heeded."""
+    for name in given:
+        if name not in known:
+            raise ApiError(f"there is no field {name[:_SHOWN_CHARS]!a} here", code="unknown_field")
 
 
 def _text(name: str, value: object) -> str:

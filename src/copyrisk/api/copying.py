@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from copyrisk import fields, identifiers
 from copyrisk.api.access import Caller
 from copyrisk.api.answers import ApiError, success, success_text
-from copyrisk.api.bodies import read_object
+from copyrisk.api.bodies import check_names, read_object
 from copyrisk.api.context import Api
 from copyrisk.api.copying_acts import (
     begin_following,
@@ -20,7 +20,7 @@ from copyrisk.api.copying_acts import (
     resume_copying,
     set_copying,
 )
-from copyrisk.api.copying_bodies import parse_following, parse_settings_change, unknown_field
+from copyrisk.api.copying_bodies import parse_following, parse_settings_change
 from copyrisk.api.copying_models import (
     FOLLOW_SCHEMA,
     SETTINGS_SCHEMA,
@@ -31,12 +31,12 @@ from copyrisk.api.copying_models import (
     RelationshipPage,
     SettingsNow,
 )
-from copyrisk.api.documents import json_body, responses
-from copyrisk.api.freshness import read_tick
+from copyrisk.api.documents import KEY_PARAMETER, json_body, responses
+from copyrisk.api.freshness import check_exists, read_tick
 from copyrisk.api.orders import idempotency_key
 from copyrisk.api.parameters import LIMIT, After, Limit, Page, flag, page_of, parameter
 from copyrisk.api.scopes import Scope
-from copyrisk.decimals import parse_decimal
+from copyrisk.decimals import as_float
 from copyrisk.following import (
     COPY_STATUS,
     WALLET_BALANCE,
@@ -54,19 +54,14 @@ from copyrisk.store.relation_views import Relation, relations_of, scan_followers
 from copyrisk.store.relations import followers_of
 from copyrisk.terms import AccountType, CalcStatus
 
+if TYPE_CHECKING:
+    from copyrisk.sql.database import Database
+
 _SHOWN_CHARS = 40
 _CURSOR_MOST = (1 << 64) - 1
 #: What is answered about something that is not there.
 _NOT_THERE = ("account_missing", "master_missing")
-_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": True,
-    "description": "the same key again is answered the same, and nothing is done twice; kept for 7 days",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"},
-}
-_WITH_KEY: dict[str, Any] = {"parameters": [_KEY]}
-_FollowerId = Annotated[str, parameter("", pattern="^[A-Za-z0-9_-]{1,64}$")]
+_WITH_KEY: dict[str, Any] = {"parameters": [KEY_PARAMETER]}
 
 
 def copying_routes(api: Api) -> APIRouter:
@@ -153,8 +148,7 @@ def _act(request: Request, caller: Caller, kind: str, follower_id: str, said: Ma
 
 async def _check_empty(request: Request) -> None:
     if await request.body():
-        for name in await read_object(request):
-            raise unknown_field(name)
+        check_names(await read_object(request), ())
 
 
 def _answered(event: Mapping[str, str]) -> Response:
@@ -183,37 +177,40 @@ def _add_reads(router: APIRouter, api: Api) -> None:
             raise ApiError(f"there is no account {account}", code="unknown_account")
         return success(_facts(found, caller))
 
-    @router.get("/masters/{master_id}/followers", response_model=None, responses=responses(FollowerPage))
+    @router.get("/masters/{master_id}/followers", response_model=None, responses=responses(FollowerPage, 404))
     async def followers(request: Request, master_id: str, after: After = "", limit: Limit = str(LIMIT)) -> Response:
         """Who copies a master now, by id; paused ones are among the relationships."""
         caller = await api.access.admit(request, Scope.COPY_READ)
         account = identifiers.account(AccountType.MASTER.value, master_id)
         caller.check_account(account)
-        count, found, following = await api.pool.run(_followers, master_id, page_of(after, limit))
+        count, found, following = await api.pool.run(_followers, api.pool.database, account, page_of(after, limit))
         rows = [_facts(one, caller) for one in found]
         return success({"master_id": master_id, "count": count, "followers": rows, "next": following})
 
-    @router.get("/relationships", response_model=None, responses=responses(RelationshipPage | RelationshipCheck, 409))
+    @router.get("/relationships", response_model=None, responses=responses(RelationshipPage, 409))
     async def relationships(
         request: Request,
         master_id: Annotated[str, parameter("only those of this master")] = "",
         cursor: Annotated[str, parameter("where to go on: `next` of the page before")] = "0",
-        check: Annotated[str, parameter("hold all records against each other instead", "boolean")] = "false",
     ) -> Response:
         """Relationships of the caller's accounts, paused ones too, in no order; each may come twice."""
         caller = await api.access.admit(request, Scope.COPY_READ)
-        if flag("check", check):
-            if not caller.accounts.is_all:
-                raise ApiError("the check is of all accounts, and the caller may see some", code="account_forbidden")
-            if checking.locked():
-                raise ApiError("a check is running", code="too_busy", headers={"Retry-After": "5"})
-            async with checking:
-                return success(await api.pool.run(_checked, api.pool.database))
         if master_id:
             identifiers.check_account_id(master_id)
         start = whole_cursor(cursor)
         found, following = await api.pool.run(_relationships, caller, master_id, start)
         return success({"relationships": [_facts(one, caller) for one in found], "next": following})
+
+    @router.get("/relationships/check", response_model=None, responses=responses(RelationshipCheck, 409))
+    async def check(request: Request) -> Response:
+        """Hold all records of all relationships against each other; one at a time."""
+        caller = await api.access.admit(request, Scope.COPY_READ)
+        if not caller.accounts.is_all:
+            raise ApiError("the check is of all accounts, and the caller may see some", code="account_forbidden")
+        if checking.locked():
+            raise ApiError("a check is running", code="too_busy", headers={"Retry-After": "5"})
+        async with checking:
+            return success(await api.pool.run(_checked, api.pool.database))
 
 
 def whole_cursor(given: str) -> str:
@@ -229,9 +226,13 @@ def _current(pipe: Pipe, names: Sequence[str]) -> list[Relation]:
     return [replace(one, portfolio={}) for one in found] if is_silent else found
 
 
-def _followers(pipe: Pipe, master_id: str, page: Page) -> tuple[int, list[Relation], str | None]:
-    """How many there are, one page of them, and where the next one begins."""
-    names = followers_of(pipe, master_id)
+def _followers(
+    pipe: Pipe, database: "Database | None", master: Account, page: Page
+) -> tuple[int, list[Relation], str | None]:
+    """How many there are, one page of them, and where the next one begins; raises as `check_exists`."""
+    names = followers_of(pipe, master.id)
+    if not names:
+        check_exists(pipe, database, master)
     shown, following = page.of(names)
     known = {one.follower: one for one in _current(pipe, list(filter(is_account_id, shown)))}
     return len(names), [known.get(name) or Relation(name, "invalid_account_id") for name in shown], following
@@ -261,9 +262,9 @@ def _facts(one: Relation, caller: Caller) -> dict[str, Any]:
     config, status = one.config, status_word(one.config.get(COPY_STATUS, "")) or None
     is_ok = one.portfolio.get(fields.CALC_STATUS) == CalcStatus.OK
     account = {
-        "wallet_balance": _number(config.get(WALLET_BALANCE)),
-        "investment_amount": _number(config.get(fields.INVESTMENT)),
-        "equity": _number(one.portfolio.get(fields.EQUITY)) if is_ok else None,
+        "wallet_balance": as_float(config.get(WALLET_BALANCE)),
+        "investment_amount": as_float(config.get(fields.INVESTMENT)),
+        "equity": as_float(one.portfolio.get(fields.EQUITY)) if is_ok else None,
         "calc_status": one.portfolio.get(fields.CALC_STATUS),
     }
     return {
@@ -277,12 +278,7 @@ def _facts(one: Relation, caller: Caller) -> dict[str, Any]:
     }
 
 
-def _number(said: str | None) -> float | None:
-    value = parse_decimal(said)
-    return None if value is None else float(value)
-
-
-def _checked(pipe: Pipe, database: Any) -> dict[str, Any]:
+def _checked(pipe: Pipe, database: "Database | None") -> dict[str, Any]:
     found: Sequence[Any] = check_relations(pipe, database)
     shown = [{"subject": one.subject, "codes": list(one.codes), "seen": one.seen, "mend": one.mend} for one in found]
     return {"count": len(found), "differences": shown[:500]}

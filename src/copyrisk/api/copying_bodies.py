@@ -5,17 +5,12 @@ from typing import Any
 
 from copyrisk import identifiers
 from copyrisk.api.answers import ApiError
+from copyrisk.api.bodies import check_names
 from copyrisk.api.copying_acts import IDENTITY, Following
 from copyrisk.api.copying_models import WORDS
 from copyrisk.following import SETTING_NAMES, FollowRequest, check_request, check_settings
 
-_SHOWN_CHARS = 40
-_IDENTITY = ("account_number", "email")
-
-
-def unknown_field(name: str) -> ApiError:
-    """The refusal of a field that nobody reads."""
-    return ApiError(f"there is no field {name[:_SHOWN_CHARS]!a} here", code="unknown_field")
+IDENTITY_FIELDS = ("account_number", "email")
 
 
 def parse_following(body: Mapping[str, Any]) -> tuple[Following, dict[str, Any]]:
@@ -25,13 +20,10 @@ def parse_following(body: Mapping[str, Any]) -> tuple[Following, dict[str, Any]]
     ------
     ApiError, Refused, InvalidId
     """
-    known = ("master_id", "follower_id", "investment", *_IDENTITY, *SETTING_NAMES)
-    for name in body:
-        if name not in known:
-            raise unknown_field(name)
+    check_names(body, ("master_id", "follower_id", "investment", *IDENTITY_FIELDS, *SETTING_NAMES))
     master = identifiers.check_account_id(_word(body, "master_id", "invalid_account_id"))
     follower = identifiers.check_account_id(_word(body, "follower_id", "invalid_account_id"))
-    texts = {name: _word(body, name) for name in _IDENTITY if name in body}
+    texts = {name: _word(body, name) for name in IDENTITY_FIELDS if name in body}
     amount = _text(body, "investment") if "investment" in body else None
     given = {name: _setting(body, name) for name in SETTING_NAMES if name in body}
     request = FollowRequest(follower, amount, texts.get("account_number", ""), texts.get("email", ""), given)
@@ -42,9 +34,7 @@ def parse_following(body: Mapping[str, Any]) -> tuple[Following, dict[str, Any]]
 
 def parse_settings_change(body: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """Settings as they are stored, and those that are taken away; raises as `parse_following`."""
-    for name in body:
-        if name not in (*SETTING_NAMES, "unset"):
-            raise unknown_field(name)
+    check_names(body, (*SETTING_NAMES, "unset"))
     unset = body.get("unset", [])
     is_list = isinstance(unset, list) and all(type(name) is str and name in SETTING_NAMES for name in unset)
     if not is_list or len(set(unset)) < len(unset) or not set(unset).isdisjoint(body):

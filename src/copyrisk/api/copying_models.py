@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from copyrisk.api.documents import Shape
+from copyrisk.api.documents import ID_SCHEMA, Shape, decimal_schema
 from copyrisk.following import SETTING_NAMES
 from copyrisk.sizing_terms import AboveMax, BelowMin, LeverageCorrection, Rounding, SizingMode
 
-_ID: dict[str, Any] = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
 _LIMITS = ("none", "percentage", "amount")
 _WORDS: dict[str, tuple[str, ...]] = {
     "sizing_mode": tuple(SizingMode),
@@ -22,18 +21,12 @@ _WORDS: dict[str, tuple[str, ...]] = {
 SYMBOLS = ("symbols_allowed", "symbols_denied")
 
 
-def _number(most: int | None = None) -> dict[str, Any]:
-    number: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0}
-    text = {"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?$"}
-    return {"anyOf": [text, number if most is None else number | {"maximum": most}]}
-
-
 def _setting(name: str) -> dict[str, Any]:
     if name in _WORDS:
         return {"type": "string", "enum": [str(word) for word in _WORDS[name]]}
     if name in SYMBOLS:
         return {"type": "string", "description": "symbols, separated by commas"}
-    return _number(100 if name in ("stop_copying_on_drawdown", "sl_percentage", "risk_pct") else None)
+    return decimal_schema(100 if name in ("stop_copying_on_drawdown", "sl_percentage", "risk_pct") else None)
 
 
 #: Settings whose values are words: a number would be no text.
@@ -42,9 +35,9 @@ _SETTINGS = {name: _setting(name) for name in SETTING_NAMES}
 FOLLOW_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "master_id": _ID,
-        "follower_id": _ID,
-        "investment": _number() | {"description": "USD that a follower without an account begins with"},
+        "master_id": ID_SCHEMA,
+        "follower_id": ID_SCHEMA,
+        "investment": decimal_schema() | {"description": "USD that a follower without an account begins with"},
         "account_number": {"type": "string", "maxLength": 64},
         "email": {"type": "string", "maxLength": 320},
         **_SETTINGS,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,7 @@ from copyrisk._core import RowCode
 from copyrisk._cutoff import StopOut
 from copyrisk.api.summary import (
     ReplicationWindow,
-    cascade_facts,
+    cascade_line,
     figures_of_book,
     halted,
     newest_first,
@@ -42,12 +42,11 @@ from copyrisk.store.markets import Markets
 from copyrisk.store.mirror import Mirror
 from copyrisk.store.pipe import Pipe, pack
 from copyrisk.store.tallies import Tallies
-from copyrisk.terms import AccountType, StopOutMode
+from copyrisk.terms import StopOutMode
 
 log = structlog.get_logger(__name__)
 
 _REREAD_WITHIN_S = 60.0
-_MASTER = f"{AccountType.MASTER}:".encode()
 _RUNNING_SHOWN, _ENDED_SHOWN = 20, 5
 
 
@@ -163,15 +162,13 @@ class DeskBook:
             self.figures,
             {symbol: Decimal(move) for symbol, move in moves.items()},
             stop_out=StopOut[self._options.stop_out.name],
-            followers=self._followers(),
+            followers=self._followers,
             now_ms=self._valued_ms,
             lot_limits=read_lot_limits(self._markets, self.book.market.instrument_keys),
         )
 
-    def _followers(self) -> dict[str, list[str]]:
+    def _followers(self, masters: Sequence[str]) -> dict[str, list[str]]:
         """By master, the ids of those who copy him now."""
-        names = map(self.book.account_ids.text, self.book.account_rows().tolist())
-        masters = [name[len(_MASTER) :].decode() for name in names if name.startswith(_MASTER)]
         found = followers_of_masters(self._pipe, masters)
         return {master: [follower.id for follower in followers] for master, followers in found.items()}
 
@@ -240,7 +237,7 @@ class _Others:
             raise
         except CopyriskError:
             return None
-        return None if cascade is None else cascade_facts(cascade)
+        return None if cascade is None else cascade_line(cascade)
 
 
 def _pairs(reply: Any) -> Any:

@@ -1,11 +1,30 @@
-"""What the OpenAPI document says of bodies and answers. It describes; answers are not made of these models."""
+"""What the OpenAPI document says of parameters, bodies and answers. It describes; no answer is made of its models."""
 
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from copyrisk.api.answers import JSON
+from copyrisk.decimals import PLAIN_PATTERN
+from copyrisk.identifiers import ID_PATTERN, KEY_PATTERN, SYMBOL_PATTERN
+from copyrisk.signing import IDEMPOTENCY_HEADER
+from copyrisk.terms import AccountType
+
 T = TypeVar("T")
+
+WHOLE_ID, WHOLE_SYMBOL = f"^{ID_PATTERN}$", f"^{SYMBOL_PATTERN}$"
+ID_SCHEMA: Mapping[str, Any] = {"type": "string", "pattern": WHOLE_ID}
+SYMBOL_SCHEMA: Mapping[str, Any] = {"type": "string", "pattern": WHOLE_SYMBOL}
+ACCOUNT_TYPES = [kind.value for kind in AccountType]
+#: A parameter of every change.
+KEY_PARAMETER: Mapping[str, Any] = {
+    "name": IDEMPOTENCY_HEADER,
+    "in": "header",
+    "required": True,
+    "description": "the same key again is answered the same, and nothing is done twice; kept for 7 days",
+    "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
+}
 
 
 class Shape(BaseModel):
@@ -38,7 +57,7 @@ _REASONS = {
     408: "The body took too long.",
     409: "Refused as things stand; nothing was changed.",
     413: "The body is too large.",
-    415: "The body is not `application/json`.",
+    415: f"The body is not `{JSON}`.",
     422: "A field or parameter is missing, wrong or unknown; nothing was changed.",
     429: "Too many requests.",
     503: "The store, or what is needed for this answer, is away; try again.",
@@ -71,6 +90,13 @@ def responses(
     }
 
 
+def decimal_schema(most: int | None = None) -> dict[str, Any]:
+    """Of a number above 0 that is a plain decimal, as text or as a JSON number; one above `most` is refused as well."""
+    number: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0}
+    text = {"type": "string", "pattern": f"^{PLAIN_PATTERN}$"}
+    return {"anyOf": [text, number if most is None else number | {"maximum": most}]}
+
+
 def json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The `openapi_extra` of a route that takes a JSON body of this schema."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": dict(schema)}}}}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": dict(schema)}}}}

@@ -1,15 +1,30 @@
-"""Whether anybody values accounts now: stored figures are those of now only while the daemon ticks."""
+"""What is true of an account now: whether there is one, and whether its stored figures are those of now."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from copyrisk import fields, keys
+from copyrisk.api.answers import ApiError
+from copyrisk.identifiers import Account
 from copyrisk.store.copy_states import ask
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
 
+if TYPE_CHECKING:
+    from copyrisk.sql.database import Database
+
 #: Without a tick for so long nobody values accounts.
 SILENT_MS = 10_000
 _MS_CHARS = 15
+
+
+def check_exists(pipe: Pipe, database: "Database | None", account: Account) -> None:
+    """Raise `ApiError` (`unknown_account`) if there is no such account, here or in the database; raises as `Pipe.ask`.
+
+    What the database cannot tell now is an error, and no account that there is not.
+    """
+    found = pipe.ask(pack("EXISTS", keys.config(account), keys.orders_index(account)))[0]
+    if not found and (database is None or database.account(account) is None):
+        raise ApiError(f"there is no account {account}", code="unknown_account")
 
 
 class Tick(NamedTuple):

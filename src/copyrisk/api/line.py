@@ -2,14 +2,22 @@
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
 
 from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.store.connection import store_error
+from copyrisk.store.functions import FUNCTIONS_MISSING, NO_FUNCTION
 from copyrisk.store.pipe import pack
+
+
+class Mark(NamedTuple):
+    """A key that is set with what a request does, and for how long; if it is there, nothing is done."""
+
+    key: str
+    keep_ms: int
 
 
 class Lost(StoreUnavailable):
@@ -112,4 +120,6 @@ class Line:
             return await self._connection.read_response()
         except (redis.ResponseError, redis.BusyLoadingError, redis.AuthenticationError) as refusal:
             self._is_replica |= isinstance(refusal, redis.exceptions.ReadOnlyError)
+            if NO_FUNCTION in str(refusal):
+                return StoreError("the server has lost its functions", code=FUNCTIONS_MISSING)
             return store_error(refusal)

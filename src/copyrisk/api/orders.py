@@ -11,28 +11,20 @@ from starlette.responses import Response
 
 from copyrisk import identifiers
 from copyrisk.api.answers import ApiError, success, success_text
-from copyrisk.api.asking import Answered
+from copyrisk.api.asking import Answered, Replayed
 from copyrisk.api.bodies import Form, check_content_type, read_fields
 from copyrisk.api.context import Api
 from copyrisk.api.direct import Handler
-from copyrisk.api.documents import Shape, json_body, responses
+from copyrisk.api.documents import ID_SCHEMA, KEY_PARAMETER, Shape, json_body, responses
 from copyrisk.api.guard import check_query
 from copyrisk.api.scopes import Scope
 from copyrisk.commands import CommandType
+from copyrisk.signing import IDEMPOTENCY_HEADER
 
-KEY_HEADER = "Idempotency-Key"
 #: What workers answer about something that is not there.
 _NOT_THERE = ("order_not_found", "account_missing")
 _WHOSE = ("user_type", "user_id")
 PLACED, LEVELS = ("symbol", "order_type", "order_quantity"), ("stop_loss", "take_profit", "sending_orders", "order_id")
-#: A parameter of every change.
-_KEY_PARAMETER = {
-    "name": KEY_HEADER,
-    "in": "header",
-    "required": True,
-    "description": "the same key again is answered the same, and nothing is done twice; kept for 7 days",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"},
-}
 
 
 class OrderShape(Shape):
@@ -161,7 +153,7 @@ def change_routes(api: Api, changes: tuple[Change, ...], tag: str) -> APIRouter:
     router = APIRouter(route_class=_LeanRoute, tags=[tag])
     for change in changes:
         in_path = [word[1:-1] for word in change.path.split("/") if word.startswith("{")]
-        parameters = [_KEY_PARAMETER] + [_path_parameter(name) for name in in_path]
+        parameters = [KEY_PARAMETER] + [_path_parameter(name) for name in in_path]
         router.add_api_route(
             change.path,
             _endpoint(api, change),
@@ -176,8 +168,7 @@ def change_routes(api: Api, changes: tuple[Change, ...], tag: str) -> APIRouter:
 
 
 def _path_parameter(name: str) -> dict[str, Any]:
-    schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+    return {"name": name, "in": "path", "required": True, "schema": ID_SCHEMA}
 
 
 def _endpoint(api: Api, change: Change) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -188,7 +179,7 @@ def _endpoint(api: Api, change: Change) -> Callable[[Request], Coroutine[Any, An
 
 
 async def _carry_out(api: Api, change: Change, request: Request) -> Response:
-    caller = await api.access.admit(request, Scope.ORDERS_WRITE)
+    caller, mark = await api.access.identify(request, Scope.ORDERS_WRITE)
     if request.scope["query_string"]:
         await check_query(request)
     check_content_type(request.headers)
@@ -200,7 +191,10 @@ async def _carry_out(api: Api, change: Change, request: Request) -> Response:
     if "sending_orders" in fields and not caller.has(Scope.ORDERS_FLOW):
         raise ApiError("this caller may not choose an order's flow", code="flow_forbidden")
     said = {"type": change.type.value, **fields, **request.path_params, "idempotency_key": idempotency_key(request)}
-    return answer_of(await api.asker.ask({**said, "requested_by": caller.label}))
+    try:
+        return answer_of(await api.asker.ask({**said, "requested_by": caller.label}, mark))
+    except Replayed:
+        raise api.access.replayed(request, caller) from None
 
 
 def idempotency_key(request: Request) -> str:
@@ -211,11 +205,11 @@ def idempotency_key(request: Request) -> str:
     ApiError, InvalidId
         `missing_idempotency_key`, `invalid_idempotency_key`.
     """
-    given = request.headers.getlist(KEY_HEADER)
+    given = request.headers.getlist(IDEMPOTENCY_HEADER)
     if not given:
-        raise ApiError(f"a change needs the header {KEY_HEADER}", code="missing_idempotency_key")
+        raise ApiError(f"a change needs the header {IDEMPOTENCY_HEADER}", code="missing_idempotency_key")
     if len(given) > 1:
-        raise ApiError(f"one {KEY_HEADER}, not {len(given)}", code="invalid_idempotency_key")
+        raise ApiError(f"one {IDEMPOTENCY_HEADER}, not {len(given)}", code="invalid_idempotency_key")
     return identifiers.check_idempotency_key(given[0])
 
 

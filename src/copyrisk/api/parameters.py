@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import Query
 
 from copyrisk.api.answers import ApiError
+from copyrisk.api.documents import ACCOUNT_TYPES, WHOLE_ID
 
 #: How many things one answer lists.
 LIMIT, LIMIT_MOST = 100, 500
@@ -57,6 +58,6 @@ def parameter(meaning: str, kind: str = "string", **schema: Any) -> Any:
 
 
 Limit = Annotated[str, parameter("how many at most", "integer", minimum=1, maximum=LIMIT_MOST, default=LIMIT)]
-UserType = Annotated[str, parameter("the account's type", enum=["live", "demo", "strategy_provider", "copy_follower"])]
-UserId = Annotated[str, parameter("the account's id", pattern="^[A-Za-z0-9_-]{1,64}$")]
+UserType = Annotated[str, parameter("the account's type", enum=ACCOUNT_TYPES)]
+UserId = Annotated[str, parameter("the account's id", pattern=WHOLE_ID)]
 After = Annotated[str, parameter("only those behind this one: `next` of the page before")]

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import redis
 
 from copyrisk.api.answers import ApiError
+from copyrisk.errors import StoreError
+from copyrisk.store import library
+from copyrisk.store.functions import FUNCTIONS_MISSING
 from copyrisk.store.pipe import Pipe
 
 if TYPE_CHECKING:
@@ -48,15 +51,30 @@ class Pool:
         """
         if self._busy >= self._limit:
             raise ApiError("too many requests are being worked on", code="too_busy", headers={"Retry-After": "1"})
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: function(self._pipe(), *args, **kwargs)
-        )
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._call, function, args, kwargs)
         self._busy += 1
         work.add_done_callback(self._one_less)
         return await asyncio.shield(work)  # whoever asked may leave; what was begun is brought to its end
 
     def _one_less(self, _: "asyncio.Future[Any]") -> None:
         self._busy -= 1
+
+    def _call(self, function: Callable[..., R], args: Any, kwargs: Any) -> R:
+        try:
+            return function(self._pipe(), *args, **kwargs)
+        except StoreError as failure:
+            if failure.code == FUNCTIONS_MISSING:
+                self.load_functions()  # for the next one
+            raise
+
+    def load_functions(self) -> None:
+        """Have the server hold the functions again that it has lost.
+
+        Raises
+        ------
+        StoreError, StoreUnavailable
+        """
+        library.load(self._client)
 
     def _pipe(self) -> Pipe:
         pipe: Pipe | None = getattr(self._own, "pipe", None)

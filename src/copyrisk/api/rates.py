@@ -33,6 +33,11 @@ class Buckets:
             del self._full_s[next(iter(self._full_s))]
         return wait_s
 
+    def give_back(self, name: str) -> None:
+        """Put back a token that was taken."""
+        if name in self._full_s:
+            self._full_s[name] -= self._token_s
+
     def __len__(self) -> int:
         return len(self._full_s)
 

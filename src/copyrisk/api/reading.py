@@ -12,11 +12,11 @@ from copyrisk.api.access import Caller
 from copyrisk.api.answers import ApiError, success
 from copyrisk.api.context import Api
 from copyrisk.api.documents import responses
-from copyrisk.api.freshness import Tick, read_tick, whole_ms
+from copyrisk.api.freshness import Tick, check_exists, read_tick, whole_ms
 from copyrisk.api.parameters import LIMIT, After, Limit, Page, UserId, UserType, page_of
 from copyrisk.api.reading_models import KeyAnswer, OneOrder, OrderPage, Portfolio
 from copyrisk.api.scopes import Scope
-from copyrisk.decimals import parse_decimal
+from copyrisk.decimals import as_float
 from copyrisk.errors import StoreError
 from copyrisk.identifiers import Account
 from copyrisk.store.act_answers import stored_answer
@@ -87,16 +87,6 @@ def reading_routes(api: Api) -> APIRouter:
     return router
 
 
-def check_exists(pipe: Pipe, database: "Database | None", account: Account) -> None:
-    """Raise `ApiError` (`unknown_account`) if there is no such account, here or in the database; raises as `Pipe.ask`.
-
-    What the database cannot tell now is an error, and no account that there is not.
-    """
-    found = pipe.ask(pack("EXISTS", keys.config(account), keys.orders_index(account)))[0]
-    if not found and (database is None or database.account(account) is None):
-        raise ApiError(f"there is no account {account}", code="unknown_account")
-
-
 # ---- figures
 
 
@@ -143,15 +133,10 @@ def _state(status: str | None, tick: Tick) -> str:
 
 def _figures(said: Mapping[str, str]) -> dict[str, float | None]:
     """Numbers as they were written; but an account without margin has no level, and is not at 0 %."""
-    found = {name: _number(said.get(name)) for name in _FIGURES}
+    found = {name: as_float(said.get(name)) for name in _FIGURES}
     if found[fields.USED_MARGIN_EXECUTED] == 0:
         found[fields.MARGIN_LEVEL] = None
     return found
-
-
-def _number(said: str | None) -> float | None:
-    value = parse_decimal(said)
-    return None if value is None else float(value)
 
 
 # ---- orders

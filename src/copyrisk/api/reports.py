@@ -13,13 +13,14 @@ from copyrisk.api.access import Caller
 from copyrisk.api.answers import ApiError, success
 from copyrisk.api.context import Api
 from copyrisk.api.documents import responses
+from copyrisk.api.freshness import check_exists
 from copyrisk.api.happenings import without_others
 from copyrisk.api.parameters import LIMIT, After, Limit, Page, limit_of, page_of, parameter, whole
-from copyrisk.api.reading import check_exists
 from copyrisk.api.report_models import CascadeList, CascadePage, DecisionPage, HistoryPage, TrailPage
 from copyrisk.api.scopes import Scope
 from copyrisk.audit import AuditKind, Stored
-from copyrisk.cascade_commands import cascade_facts, list_cascades, standing_facts
+from copyrisk.cascade import cascade_facts
+from copyrisk.cascade_commands import list_cascades, standing_facts
 from copyrisk.errors import InvalidId, Refused
 from copyrisk.following import account_of, check_follower
 from copyrisk.identifiers import Account

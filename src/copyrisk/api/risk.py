@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from copyrisk import identifiers
 from copyrisk.api.answers import ApiError, success_text
-from copyrisk.api.bodies import read_object
+from copyrisk.api.bodies import check_names, read_object
 from copyrisk.api.context import Api
 from copyrisk.api.desk import Desk
 from copyrisk.api.documents import json_body, responses
@@ -16,8 +16,6 @@ from copyrisk.api.risk_models import MOVES_SCHEMA, Ladder, Summary, SymbolLadder
 from copyrisk.api.scopes import Scope
 from copyrisk.decimals import parse_decimal
 from copyrisk.scenario import HIGHEST_PCT, LOWEST_PCT, MOST_MOVES
-
-_SHOWN_CHARS = 40
 
 
 def risk_routes(api: Api) -> APIRouter:
@@ -83,9 +81,7 @@ def parse_moves(body: Mapping[str, Any]) -> dict[str, str]:
     InvalidId
         `invalid_symbol`.
     """
-    for name in body:
-        if name != "moves":
-            raise ApiError(f"there is no field {name[:_SHOWN_CHARS]!a}", code="unknown_field")
+    check_names(body, ("moves",))
     if "moves" not in body:
         raise ApiError("moves is missing", code="missing_moves")
     moves = body["moves"]

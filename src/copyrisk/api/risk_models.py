@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from copyrisk.api.documents import Shape
+from copyrisk.api.documents import WHOLE_SYMBOL, Shape
+from copyrisk.scenario import HIGHEST_PCT, LOWEST_PCT, MOST_MOVES
 
 Count = Annotated[int, Field(ge=0)]
 State = Literal["unknown", "no_margin", "healthy", "warning", "critical"]
@@ -70,15 +71,17 @@ class Tick(Shape):
 
 
 class CascadeLine(Shape):
-    """How far a cascade has got: `done` are the followers of whom nothing is open any more."""
+    """How far a cascade has got: some followers are done, some had no copy (`flat`), some failed, others still wait."""
 
     id: str
-    master_id: str
+    master: str
     state: Literal["running", "ended"]
+    started_ms: int
+    finished_ms: int | None
     followers: Count
     done: Count
+    flat: Count
     failed: Count
-    begun_ms: int | None
 
 
 class Replication(Shape):
@@ -240,6 +243,13 @@ class MasterCascade(Shape):
     follower_ids: list[str] = Field(alias="list")
 
 
+class CascadeSet(Shape):
+    """How many masters cascade, and some of them, most copies first."""
+
+    count: Count
+    masters: list[MasterCascade] = Field(alias="list")
+
+
 class EquityLeft(Shape):
     """All accounts that are known."""
 
@@ -258,7 +268,7 @@ class WhatIf(Shape):
     after: ByState
     warned: WarnedList
     liquidated: LiquidatedList
-    cascades: list[MasterCascade]
+    cascades: CascadeSet
     equity: EquityLeft
     unknown: Count
     closed: Count
@@ -274,11 +284,11 @@ MOVES_SCHEMA: dict[str, Any] = {
             "type": "object",
             "description": "by symbol, the move of its quote in percent",
             "minProperties": 1,
-            "maxProperties": 50,
-            "propertyNames": {"pattern": "^[A-Z0-9][A-Z0-9._#-]{0,31}$"},
+            "maxProperties": MOST_MOVES,
+            "propertyNames": {"pattern": WHOLE_SYMBOL},
             "additionalProperties": {
                 "anyOf": [
-                    {"type": "number", "minimum": -99, "maximum": 1000},
+                    {"type": "number", "minimum": int(LOWEST_PCT), "maximum": int(HIGHEST_PCT)},
                     {"type": "string", "pattern": r"^-?[0-9]{1,4}(\.[0-9]{1,18})?$"},
                 ]
             },

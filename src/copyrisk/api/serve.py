@@ -1,6 +1,7 @@
 """The process that answers HTTP: its parts put together, served until it is asked to stop."""
 
 import asyncio
+import gc
 import resource
 import socket
 import threading
@@ -39,8 +40,7 @@ from copyrisk.api_sections import ApiSettings
 from copyrisk.errors import ConfigError
 from copyrisk.roles import client_of, open_database
 from copyrisk.settings import Settings
-from copyrisk.store import library
-from copyrisk.store.connection import connect_async, store_error
+from copyrisk.store.connection import connect_async
 from copyrisk.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ def run_api(settings: Settings, url: str, stop: threading.Event, seen: Vitals) -
     """
     _allow_files(settings.api.connections_limit + _FILES_BESIDE)
     client = client_of(settings, url)
-    library.load(client)
     database = open_database(settings, must_answer=False)
     try:
         with asyncio.Runner(loop_factory=_Loop) as runner:
@@ -127,6 +126,8 @@ async def _serve(making: AbstractAsyncContextManager[tuple[Api, Tail]], stop: th
         chosen, seen = api.settings.api, api.vitals
         listening = listen(chosen.host, chosen.port)
         server = _Server(config_of(chosen, application(api, tail)))
+        gc.collect()
+        gc.freeze()  # what is there now stays; going through it again and again would hold up answers
         serving = asyncio.create_task(server.serve([listening]))
         log.info("api_started", url=url_of(chosen, listening))
         while not serving.done():
@@ -174,16 +175,21 @@ async def made(
         line = Line(asked)
         stack.push_async_callback(line.close)
         access = Access(chosen, line)
-        asker = Asker(line, timeout_ms=chosen.answer_timeout_ms, waiting_limit=chosen.waiting_limit, seen=seen)
+        asker = Asker(
+            line,
+            timeout_ms=chosen.answer_timeout_ms,
+            waiting_limit=chosen.waiting_limit,
+            load=lambda: pool.run(lambda _: pool.load_functions()),
+            seen=seen,
+        )
         desk = Desk(settings, url) if chosen.desk else None
         feeds = Feeds(settings, asked, desk, seen=seen)
         block_ms = min(_BLOCK_MS, settings.redis.reply_timeout_ms // 2)
         takers = {keys.EVENTS: _both(asker, feeds), keys.AUDIT_TRAIL: feeds.take}
         tail = Tail(followed, takers, block_ms=block_ms)
-        try:
-            await tail.start()
-        except (redis.RedisError, OSError) as failure:
-            raise store_error(failure) from None
+        stack.push_async_callback(tail.close)
+        await asyncio.to_thread(pool.load_functions)
+        await tail.start()
         if desk is not None:
             await desk.start()
             stack.push_async_callback(desk.stop)

@@ -3,7 +3,6 @@
 Amounts are USD rounded to cents, levels percent to two decimals; `None` is what is not known.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,13 +11,13 @@ import numpy as np
 
 from copyrisk._core import LadderState
 from copyrisk.book import Book, RowNumbers
-from copyrisk.cascade import Cascade, summarise
+from copyrisk.cascade import Cascade, cascade_facts
 from copyrisk.census import Census
-from copyrisk.decimals import parse_decimal
+from copyrisk.decimals import as_float
 from copyrisk.kills import Kills
 from copyrisk.layout import Rows
 from copyrisk.progress import latency_bound
-from copyrisk.risk import are_known, count_unknown
+from copyrisk.risk import are_known, count_unknown, rounded
 from copyrisk.store.tallies import BUCKETS_MS
 from copyrisk.terms import AccountType
 
@@ -36,11 +35,6 @@ _BEYOND_LAST = "within_ms:inf"
 def state_name(state: LadderState) -> str:
     """`unknown`, `no_margin`, `healthy`, `warning` or `critical`."""
     return state.name.lower().removeprefix("state_")
-
-
-def rounded(amount: float) -> float | None:
-    """To two decimals; `None` for what is not finite."""
-    return round(float(amount), 2) + 0.0 if math.isfinite(amount) else None
 
 
 # ---- accounts
@@ -131,7 +125,7 @@ def _account_line(book: Book, figures: Rows, row: int) -> dict[str, Any]:
 
 def tick_facts(said: Mapping[str, str], now_ms: int) -> dict[str, Any] | None:
     """What the daemon's record of its last tick says; `None` if it says no time."""
-    told = {name: _number(said.get(name)) for name in ("ts", "duration_ms", "late_ticks", "period_ms")}
+    told = {name: as_float(said.get(name)) for name in ("ts", "duration_ms", "late_ticks", "period_ms")}
     ts, duration_ms = told["ts"], told["duration_ms"]
     if ts is None:
         return None
@@ -142,11 +136,6 @@ def tick_facts(said: Mapping[str, str], now_ms: int) -> dict[str, Any] | None:
         "late_ticks": _whole(told["late_ticks"]),
         "period_ms": _whole(told["period_ms"]),
     }
-
-
-def _number(text: str | None) -> float | None:
-    found = None if text is None else parse_decimal(text)
-    return None if found is None else float(found)
 
 
 def _whole(number: float | None) -> int | None:
@@ -195,17 +184,12 @@ def _bound(counts: Mapping[str, int], percent: int) -> int | None:
     return int(bound) if bound in {str(known) for known in BUCKETS_MS} else None
 
 
-def cascade_facts(cascade: Cascade) -> dict[str, Any]:
-    """How far a cascade has got."""
-    said = summarise(cascade.standings, 0) if cascade.summary is None else cascade.summary
+def cascade_line(cascade: Cascade) -> dict[str, Any]:
+    """Of what is said of a cascade, how far it has got."""
+    said = cascade_facts(cascade)
     return {
-        "id": cascade.id,
-        "master_id": cascade.master_id,
-        "state": "running" if cascade.summary is None else "ended",
-        "followers": _count(said, "followers"),
-        "done": _count(said, "done") + _count(said, "flat"),
-        "failed": _count(said, "failed"),
-        "begun_ms": cascade.started_ms or None,
+        **{name: said[name] for name in ("id", "master", "state", "started_ms", "finished_ms")},
+        **{name: _count(said, name) for name in ("followers", "done", "flat", "failed")},
     }
 
 
@@ -221,4 +205,4 @@ def halted(kills: Kills) -> list[str]:
 
 def newest_first(cascades: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Cascades that run, then those that have ended."""
-    return sorted(cascades, key=lambda one: (one["state"] != "running", -(one["begun_ms"] or 0), one["id"]))
+    return sorted(cascades, key=lambda one: (one["state"] != "running", -one["started_ms"], one["id"]))

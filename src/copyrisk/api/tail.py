@@ -6,9 +6,10 @@ from typing import Any
 
 import redis.asyncio
 import structlog
-from redis.exceptions import RedisError, ResponseError
 
 from copyrisk.api.answers import fault_text
+from copyrisk.api.line import Line
+from copyrisk.errors import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +21,7 @@ _LOOK_AGAIN_S = 5.0
 
 
 class Tail:
-    """Reads some streams over one connection.
+    """Reads some streams over a connection of its own, whose replies are texts.
 
     Where it stands is kept over an outage: what was appended meanwhile is handed on afterwards, as far as the streams
     still hold it.
@@ -32,7 +33,7 @@ class Tail:
     """
 
     def __init__(self, client: "redis.asyncio.Redis", takers: Mapping[str, Taker], *, block_ms: int) -> None:
-        self._client, self._takers, self._block_ms = client, takers, block_ms
+        self._line, self._takers, self._block_ms = Line(client), takers, block_ms
         self._ids: dict[str, str] = {}
         self.is_up = False
 
@@ -41,7 +42,7 @@ class Tail:
 
         Raises
         ------
-        redis.RedisError, OSError
+        StoreError, StoreUnavailable
         """
         self._ids = {stream: await self._last(stream) for stream in self._takers}
         self.is_up = True
@@ -53,6 +54,10 @@ class Tail:
         finally:
             self.is_up = False
 
+    async def close(self) -> None:
+        """Drop the connection."""
+        await self._line.close()
+
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
         looked_s = loop.time()
@@ -60,31 +65,31 @@ class Tail:
             try:
                 if not self._ids:
                     await self.start()
-                wanted: dict[Any, Any] = dict(self._ids)
-                found: Any = await self._client.xread(wanted, count=_AT_ONCE, block=self._block_ms)
+                how = ("COUNT", _AT_ONCE, "BLOCK", self._block_ms)
+                found = await self._line.call("XREAD", *how, "STREAMS", *self._ids, *self._ids.values())
                 if not self.is_up:
                     log.info("tail_goes_on")
                 self.is_up = True
-                self._hand_on(found)
+                self._hand_on(found or {})
                 if loop.time() - looked_s > _LOOK_AGAIN_S:
                     looked_s = loop.time()
                     await self._look_again()
-            except (RedisError, OSError) as failure:
+            except StoreError as failure:
                 if self.is_up:
                     log.error("tail_waits", reason=str(failure))
                 self.is_up = False
                 await asyncio.sleep(_RETRY_S)
 
     def _hand_on(self, found: Any) -> None:
-        for stream, batches in found.items():
+        for stream, entries in found.items():
             taker = self._takers[stream]
-            for batch in batches:
-                for entry_id, fields in batch:
-                    self._ids[stream] = entry_id
-                    try:
-                        taker(stream, entry_id, fields or {})
-                    except Exception as fault:  # one entry must not end the others' answers
-                        log.critical("entry_not_taken", stream=stream, entry=entry_id, fault=fault_text(fault))
+            for entry_id, words in entries:
+                self._ids[stream] = entry_id
+                fields = dict(zip(words[::2], words[1::2], strict=True)) if words else {}
+                try:
+                    taker(stream, entry_id, fields)
+                except Exception as fault:  # one entry must not end the others' answers
+                    log.critical("entry_not_taken", stream=stream, entry=entry_id, fault=fault_text(fault))
 
     async def _look_again(self) -> None:
         """Begin anew where a stream was deleted and started over with lower ids."""
@@ -97,8 +102,8 @@ class Tail:
     async def _last(self, stream: str) -> str:
         """The id that was given out last; that of an entry which was taken away since, too."""
         try:
-            said: Any = await self._client.xinfo_stream(stream)
-        except ResponseError as refusal:
+            said = await self._line.call("XINFO", "STREAM", stream)
+        except StoreError as refusal:
             if "no such key" not in str(refusal).lower():
                 raise
             return "0-0"

@@ -14,7 +14,7 @@ from copyrisk import fields, keys
 from copyrisk.api.answers import ApiError
 from copyrisk.api.happenings import Topic, written
 from copyrisk.api.subscriber import STATUS, Subscriber
-from copyrisk.decimals import parse_decimal
+from copyrisk.decimals import as_float
 from copyrisk.identifiers import Account
 from copyrisk.store.functions import text, texts
 from copyrisk.store.pipe import pack
@@ -213,7 +213,7 @@ def portfolio_words(account: Account, raw: Sequence[bytes], state: str, tick_ms:
         _whole(said.get(fields.TS)),
         _whole(said.get(fields.VALUED_TS)),
     )
-    numbers = {shown: _number(said.get(name)) for name, shown in _FIGURES.items()}
+    numbers = {shown: as_float(said.get(name)) for name, shown in _FIGURES.items()}
     # Of an account that is known but for what is reserved, the figures are of the same moment as the judgement.
     is_partly = status == CalcStatus.DEGRADED and valued_ms is not None and valued_ms == ts_ms
     reserved = numbers.pop(_RESERVED)
@@ -236,11 +236,6 @@ def portfolio_words(account: Account, raw: Sequence[bytes], state: str, tick_ms:
         "valued_ts_ms": valued_ms,
         "as_of_ms": tick_ms if is_known else None,
     }
-
-
-def _number(said: str | None) -> float | None:
-    number = parse_decimal(said)
-    return None if number is None else float(number)
 
 
 def _whole(said: str | None) -> int | None:

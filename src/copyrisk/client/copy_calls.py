@@ -99,4 +99,4 @@ def relationships(*, master_id: str | None = None, cursor: str | None = None) ->
 
 def check_relationships() -> Call[RelationshipCheck]:
     """All records of all relationships held against each other."""
-    return asking(RelationshipCheck, path_of(_ROOT, "relationships"), {"check": True})
+    return asking(RelationshipCheck, path_of(_ROOT, "relationships", "check"))

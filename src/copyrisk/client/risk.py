@@ -68,15 +68,17 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class CascadeLine:
-    """How far a cascade has got."""
+    """How far a cascade has got: some followers are done, some had no copy (`flat`), some failed, others still wait."""
 
     id: str
-    master_id: str
+    master: str
     state: str
+    started_ms: int
+    finished_ms: int | None
     followers: int
     done: int
+    flat: int
     failed: int
-    begun_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,14 @@ class MasterCascade:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadeSet:
+    """How many masters cascade; `masters` are some of them, most copies first."""
+
+    count: int
+    masters: tuple[MasterCascade, ...] = field(metadata={"json": "list"})
+
+
+@dataclass(frozen=True, slots=True)
 class EquityLeft:
     """All accounts that are known."""
 
@@ -274,7 +284,7 @@ class WhatIf:
     after: ByState
     warned: WarnedList
     liquidated: LiquidatedList
-    cascades: tuple[MasterCascade, ...]
+    cascades: CascadeSet
     equity: EquityLeft
     unknown: int
     closed: int

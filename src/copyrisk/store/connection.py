@@ -6,9 +6,9 @@ sent twice blindly, and a tick that waits for a dead server is late for all acco
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 import redis
@@ -18,6 +18,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from copyrisk.errors import StoreError, StoreUnavailable
+
+T = TypeVar("T")
 
 OLDEST_REDIS = (7, 0)
 #: How errors begin that say something of the key that was asked for, and nothing of other commands.
@@ -56,20 +58,8 @@ def connect(url: str, *, connect_timeout_ms: int, reply_timeout_ms: int) -> redi
     StoreError
         `bad_redis_url`.
     """
-    if not url.startswith(_SCHEMES):
-        raise StoreError(f"the Redis URL must start with one of {', '.join(_SCHEMES)}", code="bad_redis_url")
-    try:
-        client: redis.Redis = redis.Redis.from_url(
-            url,
-            client_name="copyrisk",
-            protocol=3,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=connect_timeout_ms / 1000.0,
-            socket_timeout=reply_timeout_ms / 1000.0,
-        )
-    except (ValueError, TypeError) as failure:
-        raise StoreError(f"the Redis URL cannot be used: {failure}", code="bad_redis_url") from None
-    return client
+    retry = Retry(NoBackoff(), 0)
+    return _made(redis.Redis.from_url, url, connect_timeout_ms, reply_timeout_ms, client_name="copyrisk", retry=retry)
 
 
 def connect_async(
@@ -87,24 +77,30 @@ def connect_async(
     StoreError
         `bad_redis_url`.
     """
+    pool = _made(
+        redis.asyncio.BlockingConnectionPool.from_url,
+        url,
+        connect_timeout_ms,
+        reply_timeout_ms,
+        max_connections=connections,
+        timeout=reply_timeout_ms / 1000.0,
+        client_name="copyrisk-api",
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+        decode_responses=decodes,
+        encoding_errors="backslashreplace",
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _made(make: Callable[..., T], url: str, connect_timeout_ms: int, reply_timeout_ms: int, **options: Any) -> T:
+    """What redis-py makes of a URL; raises as `connect`."""
     if not url.startswith(_SCHEMES):
         raise StoreError(f"the Redis URL must start with one of {', '.join(_SCHEMES)}", code="bad_redis_url")
+    limits = {"socket_connect_timeout": connect_timeout_ms / 1000.0, "socket_timeout": reply_timeout_ms / 1000.0}
     try:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections,
-            timeout=reply_timeout_ms / 1000.0,
-            client_name="copyrisk-api",
-            protocol=3,
-            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
-            socket_connect_timeout=connect_timeout_ms / 1000.0,
-            socket_timeout=reply_timeout_ms / 1000.0,
-            decode_responses=decodes,
-            encoding_errors="backslashreplace",
-        )
+        return make(url, protocol=3, **limits, **options)
     except (ValueError, TypeError) as failure:
         raise StoreError(f"the Redis URL cannot be used: {failure}", code="bad_redis_url") from None
-    return redis.asyncio.Redis.from_pool(pool)
 
 
 def open_connection(client: redis.Redis) -> Any:

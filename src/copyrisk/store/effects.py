@@ -166,6 +166,18 @@ def add_request(stream: str, said: Mapping[str, str], *, limit: int | None = Non
     return pack("XADD", stream, *bound, "*", *words)
 
 
+def ask_request(mark: str, keep_ms: int, said: Mapping[str, str]) -> bytes:
+    """Append a command, unless this mark is there already; answered with the entry's id, or with nothing.
+
+    Parameters
+    ----------
+    mark : str
+        The key that says for `keep_ms` that the request was made.
+    """
+    words = [word for item in said.items() for word in item]
+    return pack("FCALL", "copyrisk_ask_v1", 2, mark, keys.COMMANDS, keep_ms, *words)
+
+
 def _fails(reply: Any) -> bool:
     """Whether a key cannot be used; any other refusal is raised."""
     failure = refused(reply)

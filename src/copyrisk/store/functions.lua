@@ -27,6 +27,8 @@ arithmetic on money: what is booked was computed in decimal by the caller, and r
      KEYS  order_data:O  or  order_triggers:O
   copyrisk_hold      accounts in or out of a symbol's holders, each as of a version
      KEYS  symbol_holders:S:T, copyrisk:{symbol_holders:S:T}
+  copyrisk_ask       an entry of a stream, unless the request for it was made before
+     KEYS  copyrisk:api:nonce:{copyrisk:commands}:KEY:NONCE, copyrisk:commands
   copyrisk_lease     the right of one process to act, for a while
      KEYS  copyrisk:{ROLE}:lease
   copyrisk_trail     entries of the house's audit trail, if it ends where the caller's chain begins
@@ -510,6 +512,14 @@ local function notice_end(keys, args)
   return 'done'
 end
 
+-- args: 1 ms to remember the request, then the words of the entry; answered with its id, '' if it was made before
+local function ask(keys, args)
+  if not redis.call('SET', keys[1], '1', 'NX', 'PX', args[1]) then
+    return ''
+  end
+  return redis.call('XADD', keys[2], '*', unpack(args, 2))
+end
+
 -- args: 1 scope, 2 what stands there as it was read ('': nothing), 3 what is to stand there ('': nothing), 4 how many
 -- there may be; answered with `done`, `changed`, or `full`
 local function kill(keys, args)
@@ -535,6 +545,7 @@ redis.register_function('copyrisk_note_v1', note)
 redis.register_function('copyrisk_claim_v1', claim)
 redis.register_function('copyrisk_put_v1', put)
 redis.register_function('copyrisk_hold_v1', hold)
+redis.register_function('copyrisk_ask_v1', ask)
 redis.register_function('copyrisk_lease_v1', lease)
 redis.register_function('copyrisk_trail_v1', trail)
 redis.register_function('copyrisk_episodes_v1', episodes)

@@ -17,6 +17,8 @@ from copyrisk.store.pipe import pack
 
 _CLAIM_MS = 60_000
 FUNCTIONS_MISSING = "functions_missing"
+#: What a server says that has lost them.
+NO_FUNCTION = "Function not found"
 #: Code of a refusal that says nothing of other calls.
 KEY_UNUSABLE = "key_unusable"
 
@@ -282,7 +284,7 @@ def refused(reply: Any) -> StoreError | None:
     """The error of a refused call; `functions_missing`: the server lost them; `KEY_UNUSABLE`: of this call only."""
     if not isinstance(reply, Exception):
         return None
-    if "Function not found" in str(reply):
+    if NO_FUNCTION in str(reply):
         return StoreError("the server has lost its functions", code=FUNCTIONS_MISSING)
     if str(reply).startswith((*OF_ONE_KEY, "TOOMANY")):
         return StoreError(f"a key cannot be used: {reply}", code=KEY_UNUSABLE)

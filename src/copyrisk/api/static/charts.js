@@ -77,6 +77,7 @@ export function makeChart(label, draw) {
       say(plot, "The chart library is not installed on the server.");
       return;
     }
+    plot.classList.toggle("blank", !wanted.traces.length); // axes without figures would say something
     await plotly.react(plot, wanted.traces, layoutOf(wanted.layout), {
       displayModeBar: false,
       responsive: false,

@@ -75,9 +75,17 @@ function show() {
 }
 
 function draw(view) {
-  fill(at("main"), h("h1", { class: view.isTitleShown ? "title" : "unseen", text: view.title }), view.node);
+  const heading = h("h1", { class: "unseen", tabindex: "-1", text: view.title });
+  fill(at("main"), heading, view.node);
   view.begin?.();
   return view;
+}
+
+/** After another page was asked for: where the focus was is gone, so it begins at the heading; never in a field. */
+function turn() {
+  show();
+  const isLost = [null, document.body, at("main")].includes(document.activeElement);
+  if (isLost && token() !== null) at("main").querySelector("h1").focus({ preventScroll: true });
 }
 
 function enter(given) {
@@ -107,9 +115,16 @@ function connectionWords() {
   if (live.state === "refused") return `refused: ${live.refusal?.message ?? ""}`;
   if (live.state === "open" && live.hasHouse) {
     if (live.summary === null) return "waiting for figures";
-    return liveness() === "live" ? "live" : "figures are old";
+    if (liveness() !== "live") return "figures are old";
+    return isTicking() ? "live" : "live, but no ticks";
   }
   return CONNECTION[live.state];
+}
+
+/** Whether the daemon values accounts: without it figures are of now, and nobody does anything about them. */
+function isTicking() {
+  const age = ageNow(live.summary?.tick?.age_ms);
+  return age !== null && age <= LOUD_MS;
 }
 
 /** Twice a second: how old everything is. What does not say how old it is looks live. */
@@ -118,7 +133,7 @@ function beat() {
   document.body.dataset.live = state;
   const connection = at("connection");
   say(connection, connectionWords());
-  connection.dataset.state = state;
+  connection.dataset.state = state === "live" && live.summary !== null && !isTicking() ? "old" : state;
   const { summary } = live;
   const tickAge = ageNow(summary?.tick?.age_ms ?? null);
   const bookAge = ageNow(summary?.book_age_ms ?? null);
@@ -220,7 +235,6 @@ function find(event) {
   field.value = "";
   field.blur();
   location.hash = accountHref(account);
-  at("main").focus();
 }
 
 const GO = { o: "#/", l: "#/ladder", w: "#/what-if", a: "#/audit" };
@@ -232,6 +246,7 @@ function onKey(event) {
   if (typing || event.ctrlKey || event.metaKey || event.altKey || token() === null) return;
   const now = performance.now();
   if (now - wentAt < SEQUENCE_MS && GO[event.key]) {
+    document.activeElement?.blur();
     location.hash = GO[event.key];
     wentAt = -Infinity;
   } else if (event.key === "g") wentAt = now;
@@ -242,7 +257,7 @@ function onKey(event) {
   event.preventDefault();
 }
 
-addEventListener("hashchange", show);
+addEventListener("hashchange", turn);
 addEventListener("keydown", onKey);
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address says which page is shown

@@ -38,13 +38,16 @@ export const usd = (value) => told(value, 2);
 export const usdRounded = (value) => told(value, 0);
 export const percent = (value) => told(value, 2, " %");
 
+/** A threshold in percent, without digits that say nothing. */
+export const plainPercent = (value) => (isKnown(value) ? `${Number(numberOf(value).toFixed(2))} %` : UNKNOWN);
+
 /** Lots: two digits, more if there are more. */
 export function lots(value) {
   const digits = isKnown(value) ? Math.min(6, Math.max(2, digitsOf(numberOf(value)))) : 2;
   return told(value, digits);
 }
 
-/** Digits after the point of a number as it is written. */
+/** Digits after the point of a number, or of a decimal text, as it is written. */
 export function digitsOf(number) {
   const text = String(number);
   return text.includes("e") ? 6 : (text.split(".")[1] ?? "").length;
@@ -53,8 +56,13 @@ export function digitsOf(number) {
 /** A price: as many digits as it has, or as `like` has. */
 export function price(value, like = value) {
   if (!isKnown(value)) return UNKNOWN;
-  const digits = Math.max(2, Math.min(6, isKnown(like) ? digitsOf(numberOf(like)) : 5));
+  const digits = Math.max(2, Math.min(6, isKnown(like) ? digitsOf(like) : 5));
   return numberOf(value).toFixed(digits);
+}
+
+/** Of bid and ask what is written with more digits: 1.3666 beside 1.36651 is 1.36660. */
+export function finer({ bid, ask }) {
+  return isKnown(ask) && (!isKnown(bid) || digitsOf(Number(ask)) > digitsOf(Number(bid))) ? ask : bid;
 }
 
 /** A move in percent with its sign. */

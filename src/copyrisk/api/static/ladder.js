@@ -1,9 +1,9 @@
 // The liquidation ladder: which move of a symbol brings how many accounts to warning and to critical.
 import { makeAsking } from "./asking.js";
 import { fill, h, panel } from "./dom.js";
-import { accountHref, accountLink, count, digitsOf, figure, isKnown, lots, move, price, stateMark } from "./format.js";
+import { accountHref, accountLink, count, figure, finer, isKnown, lots, move, price, stateMark } from "./format.js";
 import { ask, pathOf } from "./http.js";
-import { inOrder, ladderChart, signedMove } from "./ladder_chart.js";
+import { REACHES_PCT, inOrder, ladderChart, signedMove } from "./ladder_chart.js";
 import { makeTable } from "./table.js";
 
 const AGAIN_MS = 5_000;
@@ -24,11 +24,6 @@ function repeating(asking, question, draw) {
     else asking.fell?.();
   }
   return { begin: turn, beat: () => !document.hidden && performance.now() >= nextAt && turn() };
-}
-
-/** Of bid and ask what is written with more digits: 1.3666 beside 1.36651 is 1.36660. */
-function finer({ bid, ask }) {
-  return isKnown(ask) && (!isKnown(bid) || digitsOf(Number(ask)) > digitsOf(Number(bid))) ? ask : bid;
 }
 
 // ---- all symbols
@@ -86,6 +81,7 @@ function symbolView(symbol) {
   const asking = makeAsking();
   const head = h("dl", { class: "facts figures" });
   const charts = ["accounts", "lots"].map((unit) => ladderChart(symbol, unit));
+  const reach = reachChoice((pct) => charts.forEach((chart) => chart.reach(pct)));
   const rungs = rungsTable();
   const nearest = nearestTable();
   const choose = symbolChoice(symbol);
@@ -93,8 +89,8 @@ function symbolView(symbol) {
     "div",
     { class: "grid" },
     panel(symbol, { wide: "full", aside: choose.node }, asking.node, head),
-    panel("Accounts by price", { wide: "figures half" }, charts[0].node),
-    panel("Lots by price", { wide: "figures half" }, charts[1].node),
+    panel("Accounts by price", { wide: "figures half", aside: reach }, charts[0].node),
+    panel("Lots by price", { wide: "figures half", aside: worse() }, charts[1].node),
     panel(
       "Rungs",
       {
@@ -103,7 +99,7 @@ function symbolView(symbol) {
       },
       rungs.node,
     ),
-    panel("Nearest accounts", { wide: "figures third" }, nearest.node),
+    panel("Nearest accounts", { wide: "figures third", aside: nearest.held }, nearest.node),
   );
 
   /** Figures that are not of now turn grey; why they are not stays readable. */
@@ -134,6 +130,24 @@ function symbolView(symbol) {
       charts.forEach((chart) => chart.drop());
     },
   };
+}
+
+const worse = () => h("span", { class: "hint", text: "between two rungs: the farther one's count" });
+
+let reachPct = REACHES_PCT[0]; // as it was chosen for the last symbol
+
+/** How far the charts reach to either side. */
+function reachChoice(chosen) {
+  const buttons = REACHES_PCT.map((pct) =>
+    h("button", { type: "button", text: `\u00b1${pct} %`, on: { click: () => choose(pct) } }),
+  );
+  function choose(pct) {
+    reachPct = pct;
+    buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(REACHES_PCT[place] === pct)));
+    chosen(pct);
+  }
+  choose(reachPct);
+  return h("div", { class: "quick", role: "group", "aria-label": "The charts reach" }, buttons);
 }
 
 function symbolChoice(symbol) {
@@ -237,6 +251,7 @@ function nearestTable() {
   return makeTable({
     caption: "Accounts that a move of this symbol reaches first",
     keyOf: (row) => `${row.account} ${row.kind}`,
+    hold: "append",
     hrefOf: (row) => accountHref(row.account),
     empty: "No account crosses by this symbol alone.",
     columns: [

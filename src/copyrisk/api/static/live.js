@@ -1,4 +1,5 @@
 // The house's stream: what came last, when, and whether it still says anything about now.
+import { ask } from "./http.js";
 import { follow } from "./stream.js";
 
 const SILENT_MS = 5_000;
@@ -6,6 +7,8 @@ const KEPT_MS = 300_000; // of the latency charts
 const KEPT_NEWS = 100;
 const NOT_FOR_ALL = new Set(["account_forbidden", "missing_scope"]);
 const NEWS = ["breaches", "liquidations"];
+const KINDS_BEFORE = ["warning", "liquidation", "cascade"];
+const NEWS_BEFORE = 20; // of each kind, from before the page was opened
 /** What is asked for; what the token may not see is left out, and the next is asked for. */
 const WISHES = [["summary", ...NEWS], ["summary"], NEWS];
 
@@ -16,13 +19,15 @@ export const live = {
   refusal: null,
   seenAt: null, // performance.now() of the last summary
   latencies: [], // {ts_ms, tick_ms, p50_ms, p99_ms, period_ms}
-  news: [], // {name, data, at_ms}
+  news: [], // {data, key}: entries of the trail, newest first
+  hasPast: false, // whether those from before the page was opened are among them
   dropped: 0,
   hasHouse: true, // whether this token may see the house's figures
 };
 
 const listeners = new Set();
 let stop = null;
+let past = null; // ends the question for what was before
 
 /** Call on every change; returns a function that ends that. */
 export function onLive(act) {
@@ -63,6 +68,7 @@ export function start() {
     seenAt: null,
     latencies: [],
     news: [],
+    hasPast: false,
     dropped: 0,
     hasHouse: true,
     refusal: null,
@@ -82,13 +88,15 @@ function begin([topics, ...lesser]) {
       live.state = state;
       live.refusal = refusal ?? null;
       announce("state");
+      if (state === "open" && !live.hasPast) lookBack(); // from here on the stream says what is new
     },
   });
 }
 
 export function stopFollowing() {
   stop?.();
-  stop = null;
+  past?.abort();
+  stop = past = null;
   live.state = "off";
   announce("state");
 }
@@ -101,14 +109,32 @@ function take(name, data) {
   } else if (name === "gap") {
     for (const number of Object.values(data?.dropped ?? {})) live.dropped += Number(number) || 1; // null: nobody knows how many
   } else if (name === "breaches" || name === "liquidations") {
-    const key = String(data?.seq); // a close comes on both topics
-    if (live.news.some((one) => one.key === key)) return;
-    live.news.unshift({ name, data, key });
-    live.news.length = Math.min(live.news.length, KEPT_NEWS);
+    keepNews([data]);
   } else {
     return;
   }
   announce(name);
+}
+
+/** What happened before the page was opened, as far as this token may read the trail. */
+async function lookBack() {
+  past?.abort();
+  const { signal } = (past = new AbortController());
+  const asked = KINDS_BEFORE.map((kind) => ask("/api/audit", { parameters: { kind, limit: NEWS_BEFORE }, signal }));
+  const answers = await Promise.allSettled(asked);
+  if (signal.aborted) return;
+  live.hasPast = answers.every((one) => one.status === "fulfilled");
+  keepNews(answers.flatMap((one) => one.value?.entries ?? []));
+  announce("news");
+}
+
+/** Newest first, each once: a close comes on both topics, and what is new may be in the trail's answer as well. */
+function keepNews(entries) {
+  const bySeq = new Map([...live.news.map((one) => one.data), ...entries].map((data) => [Number(data?.seq), data]));
+  live.news = [...bySeq]
+    .sort(([one], [other]) => other - one)
+    .slice(0, KEPT_NEWS)
+    .map(([seq, data]) => ({ data, key: String(seq) }));
 }
 
 function keepLatency(summary) {

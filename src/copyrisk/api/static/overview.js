@@ -1,30 +1,10 @@
 // The overview: how many accounts are in which state, who is closest to his thresholds, how fast everything is.
 import { fill, h, panel, say } from "./dom.js";
-import {
-  STATES,
-  TYPES,
-  accountHref,
-  accountLink,
-  count,
-  figure,
-  isKnown,
-  numberOf,
-  owned,
-  percent,
-  reasonWord,
-  signed,
-  stateMark,
-  stateWord,
-  time,
-  typeWord,
-  usd,
-  usdRounded,
-} from "./format.js";
+import { STATES, TYPES, count, figure, isKnown, reasonWord, signed, stateWord, typeWord, usdRounded } from "./format.js";
 import { live } from "./live.js";
+import { cascadesPart, closestPart, newsPart } from "./overview_now.js";
 import { replicationPart, spreadPart, tickPart } from "./overview_charts.js";
 import { makeTable } from "./table.js";
-
-const SHOWN_NEWS = 12;
 
 export function overviewView() {
   const node = h("div", { class: "grid" });
@@ -33,16 +13,8 @@ export function overviewView() {
   const news = newsPart();
 
   function layOut() {
-    fill(
-      node,
-      isHouse
-        ? houseNodes(parts)
-        : h("p", {
-            class: "lonely",
-            text: "This access may see some accounts only, not the house. Open one with the search field (/).",
-          }),
-      news.node,
-    );
+    const lonely = "This access may see some accounts only, not the house. Open one with the search field (/).";
+    fill(node, isHouse ? houseNodes(parts, news) : [h("p", { class: "lonely", text: lonely }), news.node]);
   }
 
   function drawAll() {
@@ -70,20 +42,20 @@ export function overviewView() {
 function houseParts() {
   return [
     statesPart(),
+    cascadesPart(),
     closestPart(),
-    spreadPart(),
     typesPart(),
     unknownPart(),
+    spreadPart(),
     tickPart(),
     replicationPart(),
-    cascadesPart(),
   ];
 }
 
-/** Beside the long table of accounts a column of what is short. */
-function houseNodes(parts) {
-  const [states, closest, spread, types, unknown, ...others] = parts.map((part) => part.node);
-  return [states, closest, h("div", { class: "third stack" }, spread, types, unknown), ...others];
+/** What happens now stands first, beside the long table of accounts; how fast everything is comes last. */
+function houseNodes(parts, news) {
+  const [states, cascades, closest, ...others] = parts.map((part) => part.node);
+  return [states, h("div", { class: "third stack" }, cascades, news.node), closest, ...others];
 }
 
 // ---- counts
@@ -131,7 +103,7 @@ function typesPart() {
   return {
     node: panel(
       "Accounts by type",
-      { wide: "figures", aside: h("span", { class: "hint", text: "totals in USD leave demo out" }) },
+      { wide: "figures half", aside: h("span", { class: "hint", text: "totals in USD leave demo out" }) },
       table.node,
     ),
     draw: ({ accounts }) =>
@@ -141,99 +113,7 @@ function typesPart() {
   };
 }
 
-// ---- the accounts closest to their thresholds
-
-function distance(row) {
-  const level = numberOf(row.margin_level_pct);
-  const next =
-    level > numberOf(row.warning_level_pct)
-      ? ["warning", numberOf(row.warning_level_pct)]
-      : ["critical", numberOf(row.critical_level_pct)];
-  if (!Number.isFinite(level) || !Number.isFinite(next[1])) return figure("unknown");
-  const points = level - next[1];
-  const text = points >= 0 ? `${points.toFixed(2)} to ${next[0]}` : `${(-points).toFixed(2)} below ${next[0]}`;
-  return h("span", { class: points < 0 ? "down" : null, text });
-}
-
-function closestPart() {
-  const table = makeTable({
-    caption: "Accounts closest to their thresholds",
-    id: "closest",
-    keyOf: (row) => row.account,
-    hrefOf: (row) => accountHref(row.account),
-    empty: "No account has a margin level.",
-    columns: [
-      { label: "account", cell: (row) => accountLink(row.account) },
-      { label: "state", cell: (row) => stateMark(row.state) },
-      { label: "level", number: true, cell: (row) => figure(percent(row.margin_level_pct)) },
-      {
-        label: "points",
-        number: true,
-        cell: distance,
-        title: "percentage points of margin level to the next threshold",
-      },
-      {
-        label: "warns, closes at",
-        number: true,
-        lesser: true,
-        cell: (row) => `${plain(row.warning_level_pct)}, ${plain(row.critical_level_pct)} %`,
-      },
-      { label: "equity", number: true, cell: (row) => owned(row.equity_usd) },
-      { label: "used margin", number: true, lesser: true, cell: (row) => figure(usd(row.used_margin_usd)) },
-      { label: "open P&L", number: true, cell: (row) => signed(row.open_pnl_usd) },
-    ],
-  });
-  return {
-    node: panel(
-      "Closest to their thresholds",
-      { wide: "figures two-thirds tall", aside: h("span", { class: "hint", text: "USD" }) },
-      table.node,
-    ),
-    draw: ({ closest }) => table.update(closest),
-  };
-}
-
-const plain = (value) => (isKnown(value) ? String(Number(numberOf(value).toFixed(2))) : "unknown");
-
-// ---- cascades, unknown accounts, news
-
-function cascadesPart() {
-  const bar = (row) => {
-    const [done, all] = [numberOf(row.done) + (numberOf(row.failed) || 0), numberOf(row.followers)];
-    return Number.isFinite(done) && all > 0
-      ? h("progress", {
-          max: all,
-          value: Math.min(all, done),
-          "aria-label": `${count(done)} of ${count(all)} followers at their end`,
-        })
-      : figure("unknown");
-  };
-  const table = makeTable({
-    caption: "Cascades in progress",
-    keyOf: (row) => row.id,
-    empty: "No cascade is running.",
-    hrefOf: (row) => `#/cascade/${encodeURIComponent(row.id)}`,
-    columns: [
-      {
-        label: "master",
-        cell: (row) => h("a", { href: `#/cascade/${encodeURIComponent(row.id)}`, text: row.master_id }),
-      },
-      { label: "progress", wide: true, cell: bar },
-      { label: "done", number: true, cell: (row) => figure(`${count(row.done)} of ${count(row.followers)}`) },
-      {
-        label: "failed",
-        number: true,
-        cell: (row) => h("span", { class: row.failed > 0 ? "down" : null, text: count(row.failed) }),
-      },
-      { label: "state", lesser: true, cell: (row) => reasonWord(row.state) || "unknown" },
-      { label: "begun", lesser: true, cell: (row) => time(row.begun_ms) },
-    ],
-  });
-  return {
-    node: panel("Cascades in progress", { wide: "figures half" }, table.node),
-    draw: ({ cascades }) => table.update(cascades),
-  };
-}
+// ---- unknown accounts
 
 function unknownPart() {
   const table = makeTable({
@@ -246,28 +126,7 @@ function unknownPart() {
     ],
   });
   return {
-    node: panel("Unknown, and why", { wide: "figures" }, table.node),
+    node: panel("Unknown, and why", { wide: "figures half" }, table.node),
     draw: ({ unknown }) => table.update(unknown && Object.entries(unknown).sort((one, other) => other[1] - one[1])),
   };
-}
-
-function newsPart() {
-  const table = makeTable({
-    caption: "Latest warnings and closes",
-    keyOf: (row) => row.key,
-    empty: "None since this page was opened.",
-    columns: [
-      { label: "time", cell: ({ data }) => time(data.ts_ms ?? data.now_ms) },
-      {
-        label: "what",
-        cell: ({ data, name }) =>
-          h("span", { class: "kind", data: { kind: data.kind ?? name }, text: reasonWord(data.kind ?? name) }),
-      },
-      { label: "account", cell: ({ data }) => accountLink(data.account) },
-      { label: "reason", wide: true, cell: ({ data }) => reasonWord(data.reason) || "\u2013" },
-    ],
-  });
-  const all = h("a", { href: "#/audit", text: "all of them" });
-  const node = panel("Warnings and closes", { wide: "half", aside: all }, table.node);
-  return { node, draw: () => table.update(live.news.slice(0, SHOWN_NEWS)) };
 }

@@ -53,7 +53,7 @@ export function spreadPart() {
   return {
     node: panel(
       "Margin levels",
-      { wide: "figures", aside: h("span", { class: "hint", text: "accounts by margin level in %, log scale" }) },
+      { wide: "figures third", aside: h("span", { class: "hint", text: "accounts by margin level in %, log scale" }) },
       chart.node,
     ),
     draw({ histogram }) {
@@ -101,7 +101,7 @@ function latencyPart(title, hint, tracesOf, wordsOf) {
     };
   });
   return {
-    node: panel(title, { wide: "figures half", aside: h("span", { class: "hint", text: hint }) }, chart.node),
+    node: panel(title, { wide: "figures third", aside: h("span", { class: "hint", text: hint }) }, chart.node),
     draw: chart.redraw,
     drop: chart.drop,
   };

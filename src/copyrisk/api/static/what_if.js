@@ -120,7 +120,6 @@ export function whatIfView({ query }) {
     node,
     drop: asking.drop,
     begin() {
-      list.querySelector("input").focus({ preventScroll: true });
       suggest(names);
       if (query.size) run();
     },
@@ -164,7 +163,7 @@ function moveRow(symbol, percentText, { remove, next }) {
       h("button", {
         type: "button",
         tabindex: "-1",
-        text: `${text.replace("-", "\u2212")} %`,
+        text: `${text.startsWith("-") ? text.replace("-", "\u2212") : `+${text}`} %`,
         on: {
           click() {
             moved.value = text;

@@ -25,7 +25,7 @@ export function drawOutcome(node, found) {
   const facts = [
     ["warned", figure(count(found.warned?.count), "warning")],
     ["closed out", figure(count(found.liquidated?.count), "critical")],
-    ["masters that cascade", figure(count(found.cascades?.length))],
+    ["masters that cascade", figure(count(found.cascades?.count))],
     ["equity before, USD", figure(usd(left.before_usd))],
     ["equity after, USD", figure(usd(left.after_usd))],
     ["change, USD", signed(change)],
@@ -46,7 +46,7 @@ export function drawOutcome(node, found) {
       "div",
       { class: "third stack" }, // beside the long table, so that cascades are seen without scrolling
       panel("States before and after", {}, statesTable(found)),
-      panel("Cascades", {}, cascadesTable(found.cascades)),
+      panel("Cascades", { aside: capped(found.cascades) }, cascadesTable(found.cascades?.list)),
       panel(
         "Warned",
         { aside: capped(found.warned) },
@@ -67,7 +67,7 @@ export function drawOutcome(node, found) {
 }
 
 function capped(part) {
-  const [all, listed] = [part?.count ?? 0, part?.accounts?.length ?? 0];
+  const [all, listed] = [part?.count ?? 0, (part?.accounts ?? part?.list)?.length ?? 0];
   return h("span", {
     class: "hint",
     text: all > listed ? `${count(listed)} of ${count(all)} are listed` : `${count(all)}`,
