@@ -3,12 +3,12 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import uvicorn
@@ -21,6 +21,7 @@ from copyrisk.commands import Kind
 from copyrisk.roles import run_workers
 from copyrisk.settings import Settings
 from copyrisk.signing import MasterSecret
+from copyrisk.store import library
 from copyrisk.store.api_keys import KeyRecord, add_record
 from copyrisk.store.pipe import Pipe
 from copyrisk.vitals import Vitals
@@ -33,6 +34,7 @@ ALL_SCOPES = (
     *("risk:read", "audit:read"),
 )
 _LIMIT_S = 20.0
+SomeDesk = TypeVar("SomeDesk", bound=Desk)
 _numbers = count(1)
 
 
@@ -133,6 +135,24 @@ def served(desk: Desk, *, seen: Vitals | None = None, **flags: object) -> Iterat
         stop.set()
         thread.join(_LIMIT_S)
     assert not thread.is_alive(), f"the API did not end: {asyncio.all_tasks(loop)}"
+
+
+@contextmanager
+def opened(make: Callable[[Any], SomeDesk], server: Any) -> Iterator[SomeDesk]:
+    """A desk on a server that has the functions."""
+    desk = make(server)
+    try:
+        library.load(desk.client)
+        yield desk
+    finally:
+        desk.close()
+
+
+@contextmanager
+def served_to_all(server: Any) -> Iterator[House]:
+    """The API for many tests: of its state nothing matters but what is on the server, which is emptied for each."""
+    with opened(Desk, server) as desk, served(desk) as house:
+        yield house
 
 
 @contextmanager

@@ -26,10 +26,10 @@ from copyrisk.store import library
 from copyrisk.store.act_answers import Act, begin, drop, end, ending_of, stored_answer
 from copyrisk.store.follower_settings import SettingsChange, change_settings
 from copyrisk.store.pipe import Pipe
-from tests.api_house import Caller, House, data, refusal, served
+from tests.api_house import Caller, House, data, opened, refusal, served_to_all
 from tests.backoffice import now_ms
 from tests.copying_desk import MASTER, CopyDesk, Died
-from tests.trading import Desk, dump
+from tests.trading import dump
 
 ROOT = "/api/copy-trading"
 FOLLOW: dict[str, object] = {"master_id": "M", "follower_id": "F", "investment": "500"}
@@ -38,20 +38,14 @@ ACCOUNT, TAG = f"{ROOT}/accounts/F", "copy_follower:F"
 
 @pytest.fixture(scope="module")
 def _one_house(_one_bundled_server: Any) -> Iterator[House]:
-    """The API, of whose state nothing matters here but what is on the server, which is emptied for each test."""
-    desk = Desk(_one_bundled_server)
-    library.load(desk.client)
-    with served(desk) as made:
+    with served_to_all(_one_bundled_server) as made:
         yield made
-    desk.close()
 
 
 @pytest.fixture
 def desk(bundled_server: Any) -> Iterator[CopyDesk]:
-    made = CopyDesk(bundled_server)
-    library.load(made.client)
-    yield made
-    made.close()
+    with opened(CopyDesk, bundled_server) as made:
+        yield made
 
 
 @pytest.fixture
@@ -91,13 +85,19 @@ def test_from_the_first_to_the_last_day(desk: CopyDesk, caller: Caller) -> None:
         "copy_status": "active",
         "copies_now": True,
         "settings": {"multiplier": "1.5", "symbols_denied": "XAUUSD"},
-        "account": {"wallet_balance": 500.0, "investment_amount": 500.0, "equity": 500.0, "calc_status": "ok"},
+        "account": {
+            "wallet_balance": 500.0,
+            "investment_amount": 500.0,
+            "equity": 500.0,
+            "state": "known",
+            "calc_status": "ok",
+        },
     }
-    silent = there | {"account": there["account"] | {"equity": None, "calc_status": None}}
+    silent = there | {"account": there["account"] | {"equity": None, "state": "stale"}}
     assert data(caller.get(ACCOUNT)) == silent  # nobody values accounts: what is stored may be of any time
     assert data(caller.get(f"{ROOT}/masters/M/followers"))["followers"] == [silent]
     assert data(caller.get(f"{ROOT}/relationships"))["relationships"] == [silent]
-    desk.client.hset("copyrisk:tick", "ts", now_ms())
+    desk.client.hset("copyrisk:tick", mapping={"ts": now_ms(), "period_ms": 60_000})
     assert data(caller.get(ACCOUNT)) == there
     page = {"master_id": "M", "count": 1, "followers": [there], "next": None}
     assert data(caller.get(f"{ROOT}/masters/M/followers")) == page

@@ -5,25 +5,32 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from copyrisk.api.app import make_app
 from copyrisk.api.copying import copying_routes
 from copyrisk.api.copying_models import FollowerPage, Relationship, RelationshipCheck, RelationshipPage
 from copyrisk.api.documents import Shape
+from copyrisk.api.freshness import Ticks, judge_portfolio
 from copyrisk.api.reading import reading_routes
 from copyrisk.api.reading_models import KeyAnswer, OneOrder, OrderPage, Portfolio
 from copyrisk.api.report_models import CascadeList, CascadePage, DecisionPage, HistoryPage, TrailPage
 from copyrisk.api.reports import report_routes
 from copyrisk.audit import AuditKind, Entry
 from copyrisk.following import SETTING_NAMES
-from copyrisk.store import library, trail_search
+from copyrisk.store import trail_search
 from copyrisk.store.pipe import Pipe
+from copyrisk.store.relation_views import PORTFOLIO_FIELDS
 from copyrisk.store.trail import Trail
-from tests.api_house import Caller, House, data, refusal, served
+from tests.api_house import Caller, House, data, opened, refusal, served_to_all
+from tests.backoffice import now_ms
 from tests.cascade_desk import EVENT, SAID, CascadeDesk
 from tests.trading import Desk
 
 F0, M = "copy_follower:F0", "strategy_provider:M"
+_STATES = ("live", "stale", "unavailable")
+_WORDS = st.sampled_from(["ok", "degraded", "error", "", "9", "9", "9", "0", "-1.5", "nan", "1e5"])
 FIGURES = (
     *("equity", "balance", "free_margin", "used_margin", "used_margin_executed", "used_margin_all"),
     *("margin_level", "open_pnl", "total_pl"),
@@ -32,20 +39,14 @@ FIGURES = (
 
 @pytest.fixture(scope="module")
 def _one_house(_one_bundled_server: Any) -> Iterator[House]:
-    """The API, of whose state nothing matters here but what is on the server, which is emptied for each test."""
-    desk = Desk(_one_bundled_server)
-    library.load(desk.client)
-    with served(desk) as made:
+    with served_to_all(_one_bundled_server) as made:
         yield made
-    desk.close()
 
 
 @pytest.fixture
 def desk(bundled_server: Any) -> Iterator[CascadeDesk]:
-    made = CascadeDesk(bundled_server)
-    library.load(made.client)
-    yield made
-    made.close()
+    with opened(CascadeDesk, bundled_server) as made:
+        yield made
 
 
 @pytest.fixture
@@ -56,6 +57,12 @@ def house(_one_house: House, desk: CascadeDesk) -> House:
 @pytest.fixture
 def caller(house: House) -> Caller:
     return house.caller()
+
+
+def ticked(desk: CascadeDesk) -> None:
+    """A tick of a daemon that is slow, so that it is current for long."""
+    desk.tick()
+    desk.client.hset("copyrisk:tick", "period_ms", 60_000)
 
 
 def where(account: str) -> str:
@@ -85,10 +92,10 @@ def test_figures_are_numbers_while_they_are_known(desk: CascadeDesk, caller: Cal
     desk.account("live:1")
     path = "/api/portfolios/live/1"
     never = data(caller.get(path))
-    assert (never["state"], never["last_known"], never["age_ms"]) == ("never", None, None)
+    assert (never["state"], never["last_known"], never["age_ms"]) == ("absent", None, None)
     assert {never[name] for name in FIGURES} == {None}
     desk.open("live:1", "O")
-    desk.tick()
+    ticked(desk)
     known = data(caller.get(path))
     assert (known["state"], known["calc_status"], known["degraded_fields"]) == ("known", "ok", [])
     stored = desk.office.portfolio("live:1")
@@ -96,7 +103,7 @@ def test_figures_are_numbers_while_they_are_known(desk: CascadeDesk, caller: Cal
     assert known["last_known"] == {name: known[name] for name in FIGURES}
     assert 0 <= known["age_ms"] < 60_000
     desk.client.hdel("market:EURUSD", "ask")
-    desk.tick()
+    ticked(desk)
     unknown = data(caller.get(path))
     assert (unknown["state"], unknown["calc_status"] == "ok", bool(unknown["degraded_fields"])) == (
         "unknown",
@@ -106,14 +113,60 @@ def test_figures_are_numbers_while_they_are_known(desk: CascadeDesk, caller: Cal
     assert {unknown[name] for name in FIGURES} == {None}
     assert (unknown["last_known"], unknown["valued_ts"]) == (known["last_known"], known["valued_ts"])
     desk.quote()
-    desk.tick()
+    ticked(desk)
     assert data(caller.get(path))["state"] == "known"
-    desk.client.hincrby("copyrisk:tick", "ts", -11_000)
+    desk.client.hset("user_portfolio:{live:1}", mapping={"calc_status": "degraded", "degraded_fields": "x"})
+    partly = data(caller.get(path))  # all but what is reserved
+    assert (partly["state"], partly["equity"], partly["used_margin_all"]) == ("known", known["equity"], None)
+    assert partly["last_known"]["used_margin_all"] == known["used_margin_all"]
+    desk.client.hset("user_portfolio:{live:1}", mapping={"calc_status": "ok", "degraded_fields": ""})
+    desk.client.hset("copyrisk:tick", mapping={"ts": now_ms() - 2_500, "period_ms": 200})
     stale = data(caller.get(path))
     assert (stale["state"], stale["calc_status"], stale["equity"]) == ("stale", "ok", None)
+    assert stale["last_known"] == known["last_known"]
+    desk.client.rename("copyrisk:tick", "kept")
+    desk.client.set("copyrisk:tick", "no hash")
+    assert data(caller.get(path))["state"] == "unavailable"
+    desk.client.rename("kept", "copyrisk:tick")
     desk.client.hset("user_portfolio:{live:1}", mapping={"equity": "nan", "margin_level": "1e5"})
-    desk.tick()
-    assert data(caller.get(path))["margin_level"] is None
+    ticked(desk)
+    unreadable = data(caller.get(path))
+    assert (unreadable["state"], unreadable["margin_level"], unreadable["last_known"]["equity"]) == (
+        "unknown",
+        None,
+        None,
+    )
+
+
+def test_a_daemon_whose_clock_is_off_ticks_if_it_is_seen_to() -> None:
+    ticks, old = Ticks(), now_ms() - 10**9
+
+    def look(ts: object, period_ms: object = 60_000) -> str:
+        return ticks.look({"ts": str(ts), "period_ms": str(period_ms)}).state
+
+    assert [look(old), look(old), look(old + 1), look(old + 1)] == ["stale", "stale", "live", "live"]
+    assert [look(old), look(old + 1)] == ["stale", "live"]  # it went back: nothing is known of it
+    assert ticks.look(None).state == "unavailable"
+    assert [look(old + 2), look(""), look("x"), look(old + 3)] == ["stale"] * 4
+    assert look(now_ms()) == look(now_ms() + 1_000) == look(now_ms() - 150_000) == "live"
+    assert Ticks().look({"ts": str(now_ms() - 2_500)}).state == "stale"
+    assert Ticks().look({"ts": str(now_ms() - 2_500), "period_ms": "1000"}).state == "live"
+
+
+@given(said=st.fixed_dictionaries(dict.fromkeys(PORTFOLIO_FIELDS, _WORDS)), state=st.sampled_from(_STATES))
+@settings(max_examples=200, deadline=None)
+def test_only_what_is_known_has_figures(said: dict[str, str], state: str) -> None:
+    found = judge_portfolio(said, state, 9)
+    known = found.state == "known"
+    assert known == (any(number is not None for number in found.figures.values()))
+    if known:
+        assert state == "live" and found.calc_status in ("ok", "degraded")
+        missing = {name for name, number in found.figures.items() if number is None}
+        assert missing <= {"used_margin_all", "margin_level"}
+        assert ("used_margin_all" in missing) == (found.calc_status == "degraded")
+        assert ("margin_level" in missing) == (found.figures["used_margin_executed"] == 0)
+    if state != "live":
+        assert found.state in (state, "absent")
 
 
 def test_absent_accounts_are_not_flat(desk: CascadeDesk, caller: Caller) -> None:
@@ -129,7 +182,7 @@ def test_absent_accounts_are_not_flat(desk: CascadeDesk, caller: Caller) -> None
 
 def test_what_cannot_be_read_is_no_figure(desk: CascadeDesk, caller: Caller) -> None:
     desk.account("live:1")
-    desk.tick()
+    ticked(desk)
     desk.client.set("user_portfolio:{live:1}", "no hash")
     found = data(caller.get("/api/portfolios/live/1"))
     assert (found["state"], found["degraded_fields"], found["calc_status"]) == ("unknown", ["unreadable"], None)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from copyrisk import identifiers, signing
 from copyrisk.api import callers, replaying, streaming, subscriber
 from copyrisk.api.feeds import Feeds
+from copyrisk.api.freshness import LIVE
 from copyrisk.api.happenings import (
     EVENT_TOPICS,
     START,
@@ -34,7 +35,7 @@ from copyrisk.api.happenings import (
 )
 from copyrisk.api.streaming import Pace
 from copyrisk.api.subscriber import Subscriber, queued
-from copyrisk.api.watching import LIVE, READ_AT_ONCE, portfolio_words
+from copyrisk.api.watching import READ_AT_ONCE, portfolio_words
 from copyrisk.audit import ORIGIN, AuditKind, Entry, chain, drafts_of
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.settings import load_settings
@@ -706,7 +707,7 @@ def test_a_thousand_portfolios_are_read_in_turn(desk: Desk, house: House) -> Non
     ],
 )
 def test_what_is_known_of_a_portfolio(status: str, ts: str, valued: str, changes: Any, expected: Any) -> None:
-    raw = [b"100"] * 8 + [status.encode(), b"", ts.encode(), valued.encode()]
+    raw = [b"100"] * 9 + [status.encode(), b"", ts.encode(), valued.encode()]
     for place, word in changes.items():
         raw[place] = word
     said = portfolio_words(identifiers.parse_account("live:1"), raw, LIVE, 9)

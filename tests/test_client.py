@@ -50,8 +50,7 @@ from copyrisk.client.trying import Broken, Received, Send, Wait, carry_out
 from copyrisk.daemon import make_engine
 from copyrisk.embedded import EmbeddedServer
 from copyrisk.errors import CopyriskError, InvalidId
-from copyrisk.store import library
-from tests.api_house import Caller, House, served, working
+from tests.api_house import Caller, House, opened, served, served_to_all, working
 from tests.cascade_desk import EVENT, CascadeDesk
 from tests.conftest import Server
 from tests.postbox import certificate, server_context
@@ -122,20 +121,14 @@ def key_of(house: House, **grants: Any) -> Key:
 
 @pytest.fixture(scope="module")
 def _one_house(_one_bundled_server: Any) -> Iterator[House]:
-    """The API, of whose state nothing matters here but what is on the server, which is emptied for each test."""
-    desk = Desk(_one_bundled_server)
-    library.load(desk.client)
-    with served(desk) as made:
+    with served_to_all(_one_bundled_server) as made:
         yield made
-    desk.close()
 
 
 @pytest.fixture
 def desk(bundled_server: Any) -> Iterator[CascadeDesk]:
-    made = CascadeDesk(bundled_server)
-    library.load(made.client)
-    yield made
-    made.close()
+    with opened(CascadeDesk, bundled_server) as made:
+        yield made
 
 
 @pytest.fixture
@@ -219,7 +212,7 @@ def test_figures_are_none_while_they_are_not_known(kind: str, house: House, desk
     desk.account("live:1")
     with client_of(kind, house.url, key_of(house)) as client:
         never = client.portfolio("live:1")
-        assert (never.state, never.equity, never.last_known) == ("never", None, None)
+        assert (never.state, never.equity, never.last_known) == ("absent", None, None)
         desk.open("live:1", "O")
         desk.tick()
         known = client.portfolio("live:1")

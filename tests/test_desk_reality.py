@@ -374,6 +374,10 @@ def assert_rungs(there: Scene, symbol: str, *moves_pct: float) -> int:
 
 def test_the_daemon_does_what_the_ladder_says_where_it_says_it(there: Scene) -> None:
     assert walk(there, "EURUSD") > 15
+
+
+@pytest.mark.slow
+def test_also_of_a_symbol_that_converts_its_own_profits(there: Scene) -> None:
     assert walk(there, "USDJPY") > 5
 
 

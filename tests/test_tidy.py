@@ -47,7 +47,7 @@ HOUSE = (
     "sections notify_sections api_sections settings roles daemon auditing",
     "api.scopes keyring",
     "relationships killing explaining progress telling reporting cascade_commands operations log _launcher embedded",
-    "api.answers api.documents api.parameters api.freshness api.pool api.tail api.line api.wire api.guard api.direct",
+    "api.answers api.documents api.parameters api.freshness api.pool api.line api.tail api.wire api.guard api.direct",
     "api.bodies api.asking",
     "api.rates api.token_keys api.tokens api.callers api.access",
     "api.summary api.desk_book api.desk_process api.desk",

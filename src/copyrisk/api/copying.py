@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -32,9 +31,9 @@ from copyrisk.api.copying_models import (
     SettingsNow,
 )
 from copyrisk.api.documents import KEY_PARAMETER, json_body, responses
-from copyrisk.api.freshness import check_exists, read_tick
+from copyrisk.api.freshness import Tick, Ticks, check_exists, judge_portfolio, read_tick
 from copyrisk.api.orders import idempotency_key
-from copyrisk.api.parameters import LIMIT, After, Limit, Page, flag, page_of, parameter
+from copyrisk.api.parameters import LIMIT, After, Limit, flag, page_of, parameter
 from copyrisk.api.scopes import Scope
 from copyrisk.decimals import as_float
 from copyrisk.following import (
@@ -52,7 +51,7 @@ from copyrisk.store.relation_check import check_relations
 from copyrisk.store.relation_steps import is_account_id
 from copyrisk.store.relation_views import Relation, relations_of, scan_followers
 from copyrisk.store.relations import followers_of
-from copyrisk.terms import AccountType, CalcStatus
+from copyrisk.terms import AccountType
 
 if TYPE_CHECKING:
     from copyrisk.sql.database import Database
@@ -172,10 +171,10 @@ def _add_reads(router: APIRouter, api: Api) -> None:
         caller = await api.access.admit(request, Scope.COPY_READ)
         account = identifiers.account(AccountType.FOLLOWER.value, follower_id)
         caller.check_account(account)
-        (found,) = await api.pool.run(_current, [follower_id])
+        tick, (found,) = await api.pool.run(_current, api.feeds.ticks, [follower_id])
         if not found.has_config and found.code == "ok":
             raise ApiError(f"there is no account {account}", code="unknown_account")
-        return success(_facts(found, caller))
+        return success(_facts(found, tick, caller))
 
     @router.get("/masters/{master_id}/followers", response_model=None, responses=responses(FollowerPage, 404))
     async def followers(request: Request, master_id: str, after: After = "", limit: Limit = str(LIMIT)) -> Response:
@@ -183,9 +182,11 @@ def _add_reads(router: APIRouter, api: Api) -> None:
         caller = await api.access.admit(request, Scope.COPY_READ)
         account = identifiers.account(AccountType.MASTER.value, master_id)
         caller.check_account(account)
-        count, found, following = await api.pool.run(_followers, api.pool.database, account, page_of(after, limit))
-        rows = [_facts(one, caller) for one in found]
-        return success({"master_id": master_id, "count": count, "followers": rows, "next": following})
+        names = await api.pool.run(_follower_names, api.pool.database, account)
+        shown, following = page_of(after, limit).of(names)
+        tick, found = await api.pool.run(_followers, api.feeds.ticks, shown)
+        rows = [_facts(one, tick, caller) for one in found]
+        return success({"master_id": master_id, "count": len(names), "followers": rows, "next": following})
 
     @router.get("/relationships", response_model=None, responses=responses(RelationshipPage, 409))
     async def relationships(
@@ -198,8 +199,10 @@ def _add_reads(router: APIRouter, api: Api) -> None:
         if master_id:
             identifiers.check_account_id(master_id)
         start = whole_cursor(cursor)
-        found, following = await api.pool.run(_relationships, caller, master_id, start)
-        return success({"relationships": [_facts(one, caller) for one in found], "next": following})
+        names, following = await api.pool.run(_names, caller, start)
+        tick, found = await api.pool.run(_current, api.feeds.ticks, names)
+        seen = [one for one in found if one.master and master_id in ("", one.master) and _may_see(caller, one)]
+        return success({"relationships": [_facts(one, tick, caller) for one in seen], "next": following})
 
     @router.get("/relationships/check", response_model=None, responses=responses(RelationshipCheck, 409))
     async def check(request: Request) -> Response:
@@ -220,33 +223,33 @@ def whole_cursor(given: str) -> str:
     return str(int(given))
 
 
-def _current(pipe: Pipe, names: Sequence[str]) -> list[Relation]:
-    """Relationships of these ids; while nobody values accounts, without the portfolios, which are not of now."""
-    is_silent, found = read_tick(pipe).is_silent, relations_of(pipe, names)
-    return [replace(one, portfolio={}) for one in found] if is_silent else found
+def _current(pipe: Pipe, ticks: Ticks, names: Sequence[str]) -> tuple[Tick, list[Relation]]:
+    """Relationships of these ids, and whether their portfolios are those of now."""
+    return read_tick(pipe, ticks), relations_of(pipe, names)
 
 
-def _followers(
-    pipe: Pipe, database: "Database | None", master: Account, page: Page
-) -> tuple[int, list[Relation], str | None]:
-    """How many there are, one page of them, and where the next one begins; raises as `check_exists`."""
+def _follower_names(pipe: Pipe, database: "Database | None", master: Account) -> list[str]:
+    """Who copies a master; raises as `check_exists`."""
     names = followers_of(pipe, master.id)
     if not names:
         check_exists(pipe, database, master)
-    shown, following = page.of(names)
-    known = {one.follower: one for one in _current(pipe, list(filter(is_account_id, shown)))}
-    return len(names), [known.get(name) or Relation(name, "invalid_account_id") for name in shown], following
+    return list(names)
 
 
-def _relationships(pipe: Pipe, caller: Caller, master_id: str, cursor: str) -> tuple[list[Relation], str | None]:
-    """Some of the relationships that a caller may see."""
+def _followers(pipe: Pipe, ticks: Ticks, shown: Sequence[str]) -> tuple[Tick, list[Relation]]:
+    """The same of members of a master's set, which may be anything."""
+    tick, found = _current(pipe, ticks, list(filter(is_account_id, shown)))
+    known = {one.follower: one for one in found}
+    return tick, [known.get(name) or Relation(name, "invalid_account_id") for name in shown]
+
+
+def _names(pipe: Pipe, caller: Caller, cursor: str) -> tuple[list[str], str | None]:
+    """Some of the followers among whose relationships are those that a caller may see, and where to go on."""
     grant = caller.accounts
     if grant.is_all or AccountType.FOLLOWER in grant.types or _masters(caller):
         names, following = scan_followers(pipe, cursor)
-    else:
-        names, following = [one.id for one in grant.accounts if one.type is AccountType.FOLLOWER], "0"
-    seen = [one for one in _current(pipe, names) if one.master and (not master_id or one.master == master_id)]
-    return [one for one in seen if _may_see(caller, one)], None if following == "0" else following
+        return names, None if following == "0" else following
+    return [one.id for one in grant.accounts if one.type is AccountType.FOLLOWER], None
 
 
 def _masters(caller: Caller) -> bool:
@@ -258,14 +261,15 @@ def _may_see(caller: Caller, one: Relation) -> bool:
     return caller.sees(account_of(one.follower)) or caller.sees(Account(AccountType.MASTER, one.master))
 
 
-def _facts(one: Relation, caller: Caller) -> dict[str, Any]:
+def _facts(one: Relation, tick: Tick, caller: Caller) -> dict[str, Any]:
     config, status = one.config, status_word(one.config.get(COPY_STATUS, "")) or None
-    is_ok = one.portfolio.get(fields.CALC_STATUS) == CalcStatus.OK
+    known = judge_portfolio(one.portfolio, tick.state, tick.ts_ms)
     account = {
         "wallet_balance": as_float(config.get(WALLET_BALANCE)),
         "investment_amount": as_float(config.get(fields.INVESTMENT)),
-        "equity": as_float(one.portfolio.get(fields.EQUITY)) if is_ok else None,
-        "calc_status": one.portfolio.get(fields.CALC_STATUS),
+        "state": known.state,
+        "equity": known.figures[fields.EQUITY],
+        "calc_status": known.calc_status,
     }
     return {
         "follower_id": one.follower[:80],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from copyrisk.api.documents import ID_SCHEMA, Shape, decimal_schema
+from copyrisk.api.documents import ID_SCHEMA, PortfolioState, Shape, decimal_schema
 from copyrisk.following import SETTING_NAMES
 from copyrisk.sizing_terms import AboveMax, BelowMin, LeverageCorrection, Rounding, SizingMode
 
@@ -83,10 +83,11 @@ class SettingsNow(Shape):
 
 
 class FollowerAccount(Shape):
-    """USD; null is not known."""
+    """USD; null is not known. `state`: whether its portfolio is known, as in `/api/portfolios`."""
 
     wallet_balance: float | None
     investment_amount: float | None
+    state: PortfolioState
     equity: float | None
     calc_status: str | None
 

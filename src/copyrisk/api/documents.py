@@ -27,6 +27,10 @@ KEY_PARAMETER: Mapping[str, Any] = {
 }
 
 
+#: Whether what is stored of an account is known to be so now; figures are only of those that are.
+PortfolioState = Literal["known", "unknown", "absent", "stale", "unavailable"]
+
+
 class Shape(BaseModel):
     """What an answer's data looks like: these fields and no others."""
 

@@ -12,6 +12,7 @@ import structlog
 
 from copyrisk import keys, vitals
 from copyrisk.api.answers import ApiError
+from copyrisk.api.freshness import Ticks
 from copyrisk.api.happenings import (
     EVENT_TOPICS,
     START,
@@ -51,11 +52,17 @@ class Feeds:
         Replies are bytes.
     desk : Desk or None
         Whose summaries are passed on.
+
+    Attributes
+    ----------
+    ticks : Ticks
+        Whether the daemon ticks: one judgement for streams and for single questions.
     """
 
     def __init__(self, settings: Settings, client: "redis.asyncio.Redis", desk: "Desk | None", *, seen: Vitals) -> None:
         self._limit, self._seen, self._desk = settings.api.streams_limit, seen, desk
-        self._watch = Watch(client, settings.api.stream_period_ms)
+        self.ticks = Ticks()
+        self._watch = Watch(client, settings.api.stream_period_ms, self.ticks)
         self._all: set[Subscriber] = set()
         self._wide: set[Subscriber] = set()
         self._by_account: dict[Account, set[Subscriber]] = {}

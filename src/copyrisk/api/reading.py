@@ -7,35 +7,28 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from copyrisk import fields, identifiers, keys
+from copyrisk import identifiers, keys
 from copyrisk.api.access import Caller
 from copyrisk.api.answers import ApiError, success
 from copyrisk.api.context import Api
 from copyrisk.api.documents import responses
-from copyrisk.api.freshness import Tick, check_exists, read_tick, whole_ms
+from copyrisk.api.freshness import Ticks, check_exists, judge_portfolio, read_tick
 from copyrisk.api.parameters import LIMIT, After, Limit, Page, UserId, UserType, page_of
 from copyrisk.api.reading_models import KeyAnswer, OneOrder, OrderPage, Portfolio
 from copyrisk.api.scopes import Scope
-from copyrisk.decimals import as_float
 from copyrisk.errors import StoreError
 from copyrisk.identifiers import Account
 from copyrisk.store.act_answers import stored_answer
 from copyrisk.store.copy_states import ask, mapping
 from copyrisk.store.functions import text
 from copyrisk.store.pipe import Pipe, pack
-from copyrisk.terms import CalcStatus
+from copyrisk.store.relation_views import PORTFOLIO_FIELDS
 
 if TYPE_CHECKING:
     from copyrisk.sql.database import Database
 
 #: An account with more orders than that is no account: nobody sorts them for a page.
 _ORDERS_MOST = 50_000
-_FIGURES = (
-    *(fields.EQUITY, fields.BALANCE, fields.FREE_MARGIN, fields.USED_MARGIN, fields.USED_MARGIN_EXECUTED),
-    *(fields.USED_MARGIN_ALL, fields.MARGIN_LEVEL, fields.OPEN_PNL, fields.TOTAL_PL),
-)
-_SAID = (fields.CALC_STATUS, fields.DEGRADED_FIELDS, fields.TS, fields.VALUED_TS)
-_UNREADABLE = "unreadable"
 #: Fields of `order_data` that are our own.
 _OWN = "copyrisk_"
 
@@ -57,7 +50,7 @@ def reading_routes(api: Api) -> APIRouter:
     async def portfolio(request: Request, user_type: str, user_id: str) -> Response:
         """An account's figures as the daemon last wrote them."""
         account = await own(request, user_type, user_id)
-        return success(await api.pool.run(read_portfolio, api.pool.database, account))
+        return success(await api.pool.run(read_portfolio, api.pool.database, api.feeds.ticks, account))
 
     @router.get("/orders", response_model=None, responses=responses(OrderPage, 404, 409))
     async def orders(
@@ -90,7 +83,7 @@ def reading_routes(api: Api) -> APIRouter:
 # ---- figures
 
 
-def read_portfolio(pipe: Pipe, database: "Database | None", account: Account) -> dict[str, Any]:
+def read_portfolio(pipe: Pipe, database: "Database | None", ticks: Ticks, account: Account) -> dict[str, Any]:
     """An account's figures.
 
     Raises
@@ -99,44 +92,25 @@ def read_portfolio(pipe: Pipe, database: "Database | None", account: Account) ->
         `unknown_account`
     StoreError, StoreUnavailable
     """
-    tick = read_tick(pipe)  # first: figures that are read after it are no older than it says
-    (found,) = ask(pipe, [pack("HGETALL", keys.portfolio(account))])
+    tick = read_tick(pipe, ticks)
+    (found,) = ask(pipe, [pack("HMGET", keys.portfolio(account), *PORTFOLIO_FIELDS)])
     check_exists(pipe, database, account)
-    said = {fields.CALC_STATUS: "", fields.DEGRADED_FIELDS: _UNREADABLE} if found is None else mapping(found)
-    status, known = said.get(fields.CALC_STATUS), _figures(said)
-    valued_ms = whole_ms(said.get(fields.VALUED_TS))
-    # A portfolio that says nothing new is not written: it is as of the last tick.
-    as_of_ms = valued_ms if valued_ms is None or status != CalcStatus.OK else max(valued_ms, tick.ts_ms or 0)
-    age_ms = None if as_of_ms is None else max(0, tick.now_ms - as_of_ms)
-    state = _state(status, tick)
+    said = (
+        None if found is None else {name: text(word or b"") for name, word in zip(PORTFOLIO_FIELDS, found, strict=True)}
+    )
+    known = judge_portfolio(said, tick.state, tick.ts_ms)
     return {
         "user_type": account.type.value,
         "user_id": account.id,
-        "state": state,
-        "calc_status": status or None,
-        "degraded_fields": [word for word in said.get(fields.DEGRADED_FIELDS, "").split(",") if word],
-        "ts": whole_ms(said.get(fields.TS)),
-        "valued_ts": valued_ms,
-        "age_ms": age_ms,
-        **(known if state == "known" else dict.fromkeys(_FIGURES)),
-        "last_known": known if valued_ms is not None else None,
+        "state": known.state,
+        "calc_status": known.calc_status,
+        "degraded_fields": known.degraded_fields,
+        "ts": known.ts_ms,
+        "valued_ts": known.valued_ts_ms,
+        "age_ms": None if known.as_of_ms is None else max(0, tick.now_ms - known.as_of_ms),
+        **known.figures,
+        "last_known": None if known.valued_ts_ms is None else known.last_known,
     }
-
-
-def _state(status: str | None, tick: Tick) -> str:
-    if status is None:
-        return "never"
-    if tick.is_silent:
-        return "stale"
-    return "known" if status == CalcStatus.OK else "unknown"
-
-
-def _figures(said: Mapping[str, str]) -> dict[str, float | None]:
-    """Numbers as they were written; but an account without margin has no level, and is not at 0 %."""
-    found = {name: as_float(said.get(name)) for name in _FIGURES}
-    if found[fields.USED_MARGIN_EXECUTED] == 0:
-        found[fields.MARGIN_LEVEL] = None
-    return found
 
 
 # ---- orders

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from copyrisk.api.documents import Shape
+from copyrisk.api.documents import PortfolioState, Shape
 
 
 class Figures(Shape):
@@ -22,14 +22,15 @@ class Figures(Shape):
 class Portfolio(Figures):
     """An account's figures now.
 
-    `state`: `known`; `unknown`: the account cannot be valued, `degraded_fields` says why; `stale`: nobody values
-    accounts now; `never`: it was not valued yet. Unless it is known all figures are null, and `last_known` has those
-    of `valued_ts`. `age_ms`: how old the figures are, by the daemon's last tick. Times in ms since 1970.
+    `state`: `known`; `unknown`: the account cannot be valued, `degraded_fields` says why; `absent`: it was not valued
+    yet; `stale`: nobody values accounts now; `unavailable`: nobody can tell whether. Unless it is known all figures are
+    null, and `last_known` has those of `valued_ts`. `age_ms`: since the last tick at which the last known figures were
+    true. Times in ms since 1970.
     """
 
     user_type: str
     user_id: str
-    state: Literal["known", "unknown", "stale", "never"]
+    state: PortfolioState
     calc_status: str | None
     degraded_fields: list[str]
     ts: int | None

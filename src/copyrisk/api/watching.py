@@ -12,20 +12,20 @@ from redis.exceptions import RedisError, ResponseError
 
 from copyrisk import fields, keys
 from copyrisk.api.answers import ApiError
+from copyrisk.api.freshness import UNAVAILABLE, Ticks, judge_portfolio
 from copyrisk.api.happenings import Topic, written
 from copyrisk.api.subscriber import STATUS, Subscriber
-from copyrisk.decimals import as_float
 from copyrisk.identifiers import Account
-from copyrisk.store.functions import text, texts
+from copyrisk.store.copy_states import mapping
+from copyrisk.store.functions import text
 from copyrisk.store.pipe import pack
-from copyrisk.terms import CalcStatus
+from copyrisk.store.relation_views import PORTFOLIO_FIELDS
 
 log = structlog.get_logger(__name__)
 
 #: Portfolios read in one period, and those that are followed at all: with more than the former each has its turn.
 READ_AT_ONCE, WATCHED_LIMIT = 1_000, 20_000
 _EXCHANGE = 100  # commands; between two exchanges others have their turn
-_STALE_MS, _STALE_PERIODS = 2_000, 3
 _STATUS_S = 1.0
 _FIGURES = {
     fields.EQUITY: "equity_usd",
@@ -37,13 +37,6 @@ _FIGURES = {
     fields.MARGIN_LEVEL: "margin_level_pct",
     fields.OPEN_PNL: "open_pnl_usd",
 }
-_RESERVED, _EXECUTED = _FIGURES[fields.USED_MARGIN_ALL], _FIGURES[fields.USED_MARGIN_EXECUTED]
-_LEVEL = _FIGURES[fields.MARGIN_LEVEL]
-_READ = (*_FIGURES, fields.CALC_STATUS, fields.DEGRADED_FIELDS, fields.TS, fields.VALUED_TS)
-_UNREADABLE = b"unreadable"
-
-#: Whether what is read is current: the daemon ticks; it does not; nothing can be read.
-LIVE, STALE, UNAVAILABLE = "live", "stale", "unavailable"
 
 
 class Watch:
@@ -54,17 +47,18 @@ class Watch:
     client : redis.asyncio.Redis
         Replies are bytes.
     period_ms : int
+    ticks : Ticks
+        Is told of each look at the daemon's record.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis", period_ms: int) -> None:
-        self._client, self._period_s = client, period_ms / 1e3
+    def __init__(self, client: "redis.asyncio.Redis", period_ms: int, ticks: Ticks) -> None:
+        self._client, self._period_s, self._ticks = client, period_ms / 1e3, ticks
         self._all: set[Subscriber] = set()
         self._who: dict[Account, set[Subscriber]] = {}
-        self._raw: dict[Account, tuple[bytes, ...]] = {}
+        self._raw: dict[Account, tuple[bytes, ...] | None] = {}  # `None`: cannot be read
         self._turns: list[Account] = []
         self._state, self._said_s = "", 0.0
         self._tick_ms: int | None = None
-        self._tick_limit_ms, self._moved_s = _STALE_MS, -1e9
         self._wanted = asyncio.Event()
 
     def add(self, one: Subscriber) -> None:
@@ -98,7 +92,7 @@ class Watch:
                     del self._who[account]
                     self._raw.pop(account, None)
         if not self._all:
-            self._state, self._tick_ms, self._moved_s = "", None, -1e9
+            self._state, self._tick_ms = "", None
             self._wanted.clear()
 
     async def run(self) -> None:
@@ -117,18 +111,21 @@ class Watch:
 
     async def _step(self) -> None:
         chosen = self._next()
-        requests = [pack("HMGET", keys.portfolio(account), *_READ) for account in chosen]
-        tick, *found = await _exchange(self._client, [pack("HGETALL", keys.TICK), *requests])
-        self._take_tick(tick)
+        requests = [pack("HMGET", keys.portfolio(account), *PORTFOLIO_FIELDS) for account in chosen]
+        said, *found = await _exchange(self._client, [pack("HGETALL", keys.TICK), *requests])
+        tick = self._ticks.look(None if isinstance(said, Exception) else mapping(said))
+        if isinstance(said, Exception):
+            raise RedisError(str(said))
+        self._tick_ms = tick.ts_ms
         changed = []
         for account, reply in zip(chosen, found, strict=True):
             if account not in self._who:
                 continue  # its last reader has left meanwhile
-            raw = (_UNREADABLE,) if isinstance(reply, Exception) else tuple(word or b"" for word in reply)
-            if self._raw.get(account) != raw:
+            raw = None if isinstance(reply, Exception) else tuple(word or b"" for word in reply)
+            if account not in self._raw or self._raw[account] != raw:
                 self._raw[account] = raw
                 changed.append(account)
-        self._tell(LIVE if self._is_current() else STALE, changed)
+        self._tell(tick.state, changed)
 
     def _next(self) -> list[Account]:
         """Whose turn it is: first those that were never read."""
@@ -144,31 +141,13 @@ class Watch:
                 room -= 1
         return list(chosen)
 
-    # ---- whether it is current
-
-    def _take_tick(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
-            raise RedisError(str(reply))
-        said = {text(k): text(v) for k, v in reply.items()} if isinstance(reply, dict) else texts(reply)
-        tick_ms, period_ms = _whole(said.get("ts")), _whole(said.get("period_ms"))
-        if tick_ms != self._tick_ms and self._tick_ms is not None:
-            self._moved_s = time.monotonic()
-        self._tick_ms, self._tick_limit_ms = tick_ms, max(_STALE_MS, _STALE_PERIODS * (period_ms or 0))
-
-    def _is_current(self) -> bool:
-        """Whether the daemon ticks: by the clocks, or, if they differ, by what was seen of it."""
-        if self._tick_ms is None:
-            return False
-        by_clock = abs(_now_ms() - self._tick_ms) <= self._tick_limit_ms
-        return by_clock or (time.monotonic() - self._moved_s) * 1e3 <= self._tick_limit_ms
+    # ---- telling
 
     def _status(self) -> bytes:
         now_ms = _now_ms()
         age_ms = None if self._tick_ms is None else now_ms - self._tick_ms
         said = {"state": self._state, "tick_ms": self._tick_ms, "tick_age_ms": age_ms, "now_ms": now_ms}
         return written(said)
-
-    # ---- telling
 
     def _tell(self, state: str, changed: Sequence[Account]) -> None:
         now_s = time.monotonic()
@@ -192,13 +171,15 @@ class Watch:
         return written(portfolio_words(account, self._raw[account], self._state, self._tick_ms))
 
 
-def portfolio_words(account: Account, raw: Sequence[bytes], state: str, tick_ms: int | None) -> Mapping[str, Any]:
+def portfolio_words(
+    account: Account, raw: Sequence[bytes] | None, state: str, tick_ms: int | None
+) -> Mapping[str, Any]:
     """What is said of a portfolio.
 
     Parameters
     ----------
-    raw : sequence of bytes
-        Its fields in the order in which they are read; `unreadable` alone: it cannot be read.
+    raw : sequence of bytes or None
+        Its `PORTFOLIO_FIELDS`; `None`: it cannot be read.
     state : str
         Whether what was read is current.
 
@@ -207,39 +188,18 @@ def portfolio_words(account: Account, raw: Sequence[bytes], state: str, tick_ms:
     mapping
         Figures are numbers as they stand in the hash if they are those of now, else `None`.
     """
-    said = dict(zip(_READ, map(text, raw), strict=True)) if len(raw) == len(_READ) else {}
-    status, ts_ms, valued_ms = (
-        said.get(fields.CALC_STATUS),
-        _whole(said.get(fields.TS)),
-        _whole(said.get(fields.VALUED_TS)),
-    )
-    numbers = {shown: as_float(said.get(name)) for name, shown in _FIGURES.items()}
-    # Of an account that is known but for what is reserved, the figures are of the same moment as the judgement.
-    is_partly = status == CalcStatus.DEGRADED and valued_ms is not None and valued_ms == ts_ms
-    reserved = numbers.pop(_RESERVED)
-    is_whole = status == CalcStatus.OK and reserved is not None
-    is_known = (is_whole or is_partly) and None not in numbers.values()
-    numbers[_RESERVED] = reserved if is_whole else None
-    if numbers[_EXECUTED] == 0:  # an account without margin has no level, and is not at 0 %
-        numbers[_LEVEL] = None
-    word = "known" if is_known else ("absent" if said and not any(said.values()) else "unknown")
-    if state != LIVE:
-        word, is_known = state, False
-    why = said.get(fields.DEGRADED_FIELDS, "") if said else _UNREADABLE.decode()
+    said = None if raw is None else dict(zip(PORTFOLIO_FIELDS, map(text, raw), strict=True))
+    known = judge_portfolio(said, state, tick_ms)
     return {
         "account": str(account),
-        "state": word,
-        **(numbers if is_known else dict.fromkeys(numbers)),
-        "calc_status": status or None,
-        "degraded_fields": why.split(",") if why else [],
-        "ts_ms": ts_ms,
-        "valued_ts_ms": valued_ms,
-        "as_of_ms": tick_ms if is_known else None,
+        "state": known.state,
+        **{shown: known.figures[name] for name, shown in _FIGURES.items()},
+        "calc_status": known.calc_status,
+        "degraded_fields": known.degraded_fields,
+        "ts_ms": known.ts_ms,
+        "valued_ts_ms": known.valued_ts_ms,
+        "as_of_ms": known.as_of_ms if known.state == "known" else None,
     }
-
-
-def _whole(said: str | None) -> int | None:
-    return int(said) if said and said.isascii() and said.isdecimal() and len(said) <= 18 else None
 
 
 def _now_ms() -> int:

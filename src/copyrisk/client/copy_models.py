@@ -26,10 +26,11 @@ class SettingsNow:
 
 @dataclass(frozen=True, slots=True)
 class FollowerAccount:
-    """USD."""
+    """USD; `state`: whether its portfolio is known, as in `Portfolio`."""
 
     wallet_balance: Decimal | None
     investment_amount: Decimal | None
+    state: str
     equity: Decimal | None
     calc_status: str | None
 

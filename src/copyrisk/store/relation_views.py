@@ -14,7 +14,12 @@ from copyrisk.store.relation_steps import Batch, is_account_id
 _CONFIG = tuple(
     dict.fromkeys((COPY_STATUS, WALLET_BALANCE, fields.INVESTMENT, "status", "is_active", *INHERITED, *SETTING_NAMES))
 )
-_PORTFOLIO = (fields.EQUITY, fields.CALC_STATUS)
+#: Figures of a portfolio; and with them what says whether they are those of now.
+FIGURES = (
+    *(fields.EQUITY, fields.BALANCE, fields.FREE_MARGIN, fields.USED_MARGIN, fields.USED_MARGIN_EXECUTED),
+    *(fields.USED_MARGIN_ALL, fields.MARGIN_LEVEL, fields.OPEN_PNL, fields.TOTAL_PL),
+)
+PORTFOLIO_FIELDS = (*FIGURES, fields.CALC_STATUS, fields.DEGRADED_FIELDS, fields.TS, fields.VALUED_TS)
 _SCAN_COUNT, _SCANS = 2_000, 10
 
 
@@ -67,7 +72,7 @@ def relations_of(pipe: Pipe, followers: Sequence[str]) -> list[Relation]:
             continue
         _, exists, config, portfolio = looked[name]
         is_active = bool(joined[name][0]) if name in joined else False
-        said = (_there(_CONFIG, config), _there(_PORTFOLIO, portfolio))
+        said = (_there(_CONFIG, config), _there(PORTFOLIO_FIELDS, portfolio))
         found.append(Relation(name, "ok", claims[name], bool(exists), is_active, *said))
     return found
 
@@ -78,7 +83,7 @@ def _requests(follower: str) -> list[bytes]:
         pack("GET", keys.provider_of(follower)),
         pack("EXISTS", keys.config(account)),
         pack("HMGET", keys.config(account), *_CONFIG),
-        pack("HMGET", keys.portfolio(account), *_PORTFOLIO),
+        pack("HMGET", keys.portfolio(account), *PORTFOLIO_FIELDS),
     ]
 
 

@@ -1,6 +1,6 @@
 // Entries of the audit trail, and of an account's own history, as rows of a table.
 import { h } from "./dom.js";
-import { inWords } from "./entry_words.js";
+import { whyAndHow } from "./entry_words.js";
 import { accountLink, reasonWord, time } from "./format.js";
 import { makeTable } from "./table.js";
 
@@ -20,7 +20,7 @@ export const kindMark = (kind) => h("span", { class: "kind", data: { kind }, tex
 
 /** Why and how, in words, and all of it on demand. */
 function story(row) {
-  const words = [reasonWord(row.reason), inWords(row)].filter(Boolean).join(": ");
+  const words = whyAndHow(row);
   return h("div", { class: "story" }, words ? h("p", { text: words }) : null, said(row.said));
 }
 

@@ -9,6 +9,15 @@ const listOf = (value) => (Array.isArray(value) ? value.filter((one) => one !== 
 const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const ordersOf = (number) => (number === 1 ? "1 order" : `${count(number)} orders`);
 
+/** Reasons that the words of what is said leave no doubt about. */
+const IMPLIED = new Set(["level_at_or_below_warning", "level_at_or_below_critical", "done"]);
+
+/** The reason of an entry, and what it says. */
+export function whyAndHow(entry) {
+  const how = inWords(entry);
+  return [how && IMPLIED.has(entry.reason) ? "" : reasonWord(entry.reason), how].filter(Boolean).join(": ");
+}
+
 /** Empty if only its JSON tells. */
 export function inWords({ kind, cause, said }) {
   if (!isTable(said)) return said === null ? "too long to be shown: copyrisk-run audit show has it" : "";

@@ -1,7 +1,7 @@
 // The overview's part that changes by itself: warnings and closes, cascades, who is closest to his thresholds.
 import { h, panel, say } from "./dom.js";
 import { kindMark } from "./entries.js";
-import { inWords } from "./entry_words.js";
+import { whyAndHow } from "./entry_words.js";
 import {
   accountHref,
   accountLink,
@@ -25,18 +25,13 @@ const SHOWN_ENDED = 3;
 
 // ---- warnings and closes
 
-/** Reasons that the words of what is said leave no doubt about. */
-const IMPLIED = new Set(["level_at_or_below_warning", "level_at_or_below_critical", "done"]);
-
 /** What happened to whom, and in words why and how. */
 function happened({ data }) {
-  const how = inWords(data);
-  const words = [how && IMPLIED.has(data.reason) ? "" : reasonWord(data.reason), how].filter(Boolean).join(": ");
   return h(
     "div",
     { class: "story" },
     h("p", {}, kindMark(data.kind), " ", accountLink(data.account)),
-    h("p", { class: "hint", text: words || "\u2013" }),
+    h("p", { class: "hint", text: whyAndHow(data) || "\u2013" }),
   );
 }
 
