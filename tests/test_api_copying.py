@@ -368,6 +368,7 @@ def test_followers_come_in_pages(desk: CopyDesk, caller: Caller) -> None:
             break
     assert page["count"] == 26
     codes = {one["follower_id"]: one["code"] for one in found}
+    assert "absent" not in {one["account"]["state"] for one in found if one["code"] != "ok"}  # it cannot be told
     assert sorted(codes) == [*names, "b{a}\n"]
     assert {name: code for name, code in codes.items() if code != "ok"} == {
         "F3": "key_unusable",

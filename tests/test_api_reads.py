@@ -146,6 +146,9 @@ def test_a_daemon_whose_clock_is_off_ticks_if_it_is_seen_to() -> None:
 
     assert [look(old), look(old), look(old + 1), look(old + 1)] == ["stale", "stale", "live", "live"]
     assert [look(old), look(old + 1)] == ["stale", "live"]  # it went back: nothing is known of it
+    ticks._looked_s -= 1_000
+    ticks._moved_s -= 1_000
+    assert [look(old + 2), look(old + 3)] == ["stale", "live"]  # it may have moved long ago
     assert ticks.look(None).state == "unavailable"
     assert [look(old + 2), look(""), look("x"), look(old + 3)] == ["stale"] * 4
     assert look(now_ms()) == look(now_ms() + 1_000) == look(now_ms() - 150_000) == "live"

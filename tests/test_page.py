@@ -290,6 +290,7 @@ def test_what_happened_before_is_told_first_and_each_once(opened: Opening, house
     assert [page.evaluate(ask, said) for said in WORDS.values()] == list(WORDS)
 
 
+@pytest.mark.slow
 def test_rows_keep_their_places_under_the_pointer(opened: Opening, house: PageHouse) -> None:
     page = opened()
     rows, note = page.locator("#closest tbody tr"), page.get_by_text("order held", exact=True)

@@ -263,7 +263,7 @@ def _may_see(caller: Caller, one: Relation) -> bool:
 
 def _facts(one: Relation, tick: Tick, caller: Caller) -> dict[str, Any]:
     config, status = one.config, status_word(one.config.get(COPY_STATUS, "")) or None
-    known = judge_portfolio(one.portfolio, tick.state, tick.ts_ms)
+    known = judge_portfolio(one.portfolio if one.code == "ok" else None, tick.state, tick.ts_ms)
     account = {
         "wallet_balance": as_float(config.get(WALLET_BALANCE)),
         "investment_amount": as_float(config.get(fields.INVESTMENT)),

@@ -95,9 +95,7 @@ def read_portfolio(pipe: Pipe, database: "Database | None", ticks: Ticks, accoun
     tick = read_tick(pipe, ticks)
     (found,) = ask(pipe, [pack("HMGET", keys.portfolio(account), *PORTFOLIO_FIELDS)])
     check_exists(pipe, database, account)
-    said = (
-        None if found is None else {name: text(word or b"") for name, word in zip(PORTFOLIO_FIELDS, found, strict=True)}
-    )
+    said = None if found is None else dict(zip(PORTFOLIO_FIELDS, (text(word or b"") for word in found), strict=True))
     known = judge_portfolio(said, tick.state, tick.ts_ms)
     return {
         "user_type": account.type.value,

@@ -159,8 +159,8 @@ class Portfolio(Figures):
     Attributes
     ----------
     state : str
-        `known`; `unknown` (`degraded_fields` says why); `absent`: it was not valued yet; `stale`: nobody values accounts
-        now; `unavailable`: nobody can tell whether. Unless it is `known`, all figures are `None`.
+        `known`; `unknown` (`degraded_fields` says why); `absent`: it was not valued yet; `stale`: nobody values
+        accounts now; `unavailable`: nobody can tell whether. Unless it is `known`, all figures are `None`.
     last_known : Figures or None
         Of `valued_ts`: to be shown as old, not to be acted on.
     """

@@ -1,7 +1,19 @@
 // An account's figures as they change, its state and its thresholds.
 import { makeAsking } from "./asking.js";
 import { fill, h } from "./dom.js";
-import { figure, isKnown, numberOf, owned, percent, plainPercent, reasonWord, signed, stateMark, time, usd } from "./format.js";
+import {
+  figure,
+  isKnown,
+  numberOf,
+  owned,
+  percent,
+  plainPercent,
+  reasonWord,
+  signed,
+  stateMark,
+  time,
+  usd,
+} from "./format.js";
 import { ask, pathOf } from "./http.js";
 import { live, liveness } from "./live.js";
 
@@ -77,15 +89,14 @@ export function figuresPart(type, id) {
 
 function whyNot(row) {
   const reasons = row.degraded_fields ?? [];
-  if (row.state === "unknown" && reasons.length)
-    return `${WHY_NOT.unknown}: ${reasons.map(reasonWord).join(", ")}.`;
+  if (row.state === "unknown" && reasons.length) return `${WHY_NOT.unknown}: ${reasons.map(reasonWord).join(", ")}.`;
   return WHY_NOT[row.state] ?? String(row.state);
 }
 
 /** What `/api/portfolios` answers, in the words of the stream. */
 function asStreamed(found) {
   return {
-    state: found.state === "never" ? "absent" : found.state,
+    state: found.state,
     degraded_fields: found.degraded_fields,
     valued_ts_ms: found.valued_ts,
     equity_usd: found.equity,

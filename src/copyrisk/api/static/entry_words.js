@@ -1,5 +1,17 @@
 // What an entry of the audit trail says, in words: figures, what is planned, what came of it. Anything may stand there.
-import { UNKNOWN, count, duration, isKnown, lots, numberOf, percent, plainPercent, price, reasonWord, usd } from "./format.js";
+import {
+  UNKNOWN,
+  count,
+  duration,
+  isKnown,
+  lots,
+  numberOf,
+  percent,
+  plainPercent,
+  price,
+  reasonWord,
+  usd,
+} from "./format.js";
 
 const MOST_ORDERS = 4;
 const MOST_OTHERS = 6;

@@ -70,7 +70,10 @@ const LEAST = 4; // of the axis upwards: no halves of accounts
 function layoutOf(rungs, middle, unit, bid) {
   const digits = isKnown(bid) ? Math.max(2, digitsOf(numberOf(bid))) : 5;
   const prices = [...rungs.map((row) => numberOf(row.price)), middle];
-  const most = Math.max(LEAST, ...rungs.flatMap((row) => ["warning", "critical"].map((kind) => row[kind]?.[unit] ?? 0)));
+  const most = Math.max(
+    LEAST,
+    ...rungs.flatMap((row) => ["warning", "critical"].map((kind) => row[kind]?.[unit] ?? 0)),
+  );
   return {
     legend: true,
     x: { title: "price", hoverformat: `.${digits}f`, range: [Math.min(...prices), Math.max(...prices)] },

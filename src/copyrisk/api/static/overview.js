@@ -1,6 +1,17 @@
 // The overview: how many accounts are in which state, who is closest to his thresholds, how fast everything is.
 import { fill, h, panel, say } from "./dom.js";
-import { STATES, TYPES, count, figure, isKnown, reasonWord, signed, stateWord, typeWord, usdRounded } from "./format.js";
+import {
+  STATES,
+  TYPES,
+  count,
+  figure,
+  isKnown,
+  reasonWord,
+  signed,
+  stateWord,
+  typeWord,
+  usdRounded,
+} from "./format.js";
 import { live } from "./live.js";
 import { cascadesPart, closestPart, newsPart } from "./overview_now.js";
 import { replicationPart, spreadPart, tickPart } from "./overview_charts.js";

@@ -157,7 +157,8 @@ function holding(node, act) {
   });
   node.addEventListener("pointerleave", (event) => {
     clearTimeout(leaving);
-    if (event.pointerType === "touch") leaving = setTimeout(set("pointer", false), TOUCH_MS); // the click comes after
+    if (event.pointerType === "touch")
+      leaving = setTimeout(set("pointer", false), TOUCH_MS); // the click comes after
     else set("pointer", false)();
   });
   node.addEventListener("focusin", set("focus", true));
