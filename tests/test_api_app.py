@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,7 +21,7 @@ from copyrisk.api import serve
 from copyrisk.api.answers import ApiError, status_of, success
 from copyrisk.api.app import health_routes, make_app
 from copyrisk.api.guard import Guard
-from copyrisk.api.line import Line
+from copyrisk.api.line import Line, Lost
 from copyrisk.api.pool import Pool
 from copyrisk.api.tail import Tail
 from copyrisk.api.tokens import make_token
@@ -394,3 +395,76 @@ def children_of(pid: int) -> list[int]:
     return [
         int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
     ]
+
+
+# ---- the line
+
+
+class Slow:
+    """A server that answers commands only once so many have come, each with its number; or breaks then."""
+
+    def __init__(self, wanted: int, *, breaks: int = 0) -> None:
+        self.wanted, self.breaks, self.seen = wanted, breaks, 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reading, come = hiredis.Reader(), 0
+        while data := await reader.read(1 << 16):
+            reading.feed(data)
+            while (words := reading.gets()) is not False:
+                if words[0].upper() in (b"HELLO", b"CLIENT"):
+                    hello = words[0].upper() == b"HELLO"
+                    writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n" if hello else b"+OK\r\n")
+                    continue
+                come += 1
+                self.seen += 1
+                if come % self.wanted == 0:
+                    if self.breaks:
+                        self.breaks -= 1
+                        writer.close()
+                        return
+                    for number in range(come - self.wanted, come):
+                        writer.write(b":%d\r\n" % number)
+        writer.close()
+
+
+def over_a_line(slow: Slow, ask: Callable[[Line], Any]) -> Any:
+    """What comes of asking a slow server."""
+
+    async def use() -> Any:
+        server = await asyncio.start_server(slow.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = connect_async(
+            f"redis://127.0.0.1:{port}", connect_timeout_ms=2_000, reply_timeout_ms=5_000, connections=2
+        )
+        line = Line(client)
+        try:
+            async with asyncio.timeout(20):
+                return await ask(line)
+        finally:
+            await line.close()
+            await client.aclose()
+            server.close()
+
+    return asyncio.run(use())
+
+
+def test_requests_do_not_wait_for_the_replies_to_others() -> None:
+    async def ask(line: Line) -> list[int]:
+        replies = []
+        for n in range(3):
+            replies.append(line.send(pack("GET", str(n))).reply)
+            await asyncio.sleep(0.02)
+        return await asyncio.gather(*replies)
+
+    assert over_a_line(Slow(3), ask) == [0, 1, 2]
+
+
+def test_a_break_is_told_to_all_who_wait_and_to_nobody_who_comes_later() -> None:
+    slow = Slow(2, breaks=1)
+
+    async def ask(line: Line) -> list[Any]:
+        lost = await asyncio.gather(*(line.call("GET", str(n)) for n in range(2)), return_exceptions=True)
+        return [*map(type, lost), *await asyncio.gather(*(line.call("GET", str(n)) for n in range(4)))]
+
+    assert over_a_line(slow, ask) == [Lost, Lost, 0, 1, 2, 3]
+    assert slow.seen == 6  # nothing was sent twice

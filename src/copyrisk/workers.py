@@ -4,6 +4,7 @@ One loop, one wait: it blocks on its streams, carries out what came, and acknowl
 handed and did not finish are taken over; entries that fail again and again are buried where people see them.
 """
 
+import gc
 import re
 import threading
 import time
@@ -83,6 +84,8 @@ class Workers:
         StoreError
             `functions_missing`: whoever runs us loads them and starts anew.
         """
+        gc.collect()
+        gc.freeze()  # what is there now stays; going through it again and again would hold up orders
         retry_ms = self._options.retry_ms
         keep_consuming(self._consumer, lambda: self.step(_WAIT_MS), stop, retry_ms=retry_ms, seen=self._vitals)
 

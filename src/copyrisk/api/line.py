@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from typing import Any, NamedTuple
 
 import redis
@@ -11,6 +12,8 @@ from copyrisk.errors import StoreError, StoreUnavailable
 from copyrisk.store.connection import store_error
 from copyrisk.store.functions import FUNCTIONS_MISSING, NO_FUNCTION
 from copyrisk.store.pipe import pack
+
+_STEP_S = 0.1
 
 
 class Mark(NamedTuple):
@@ -45,21 +48,27 @@ class Asked:
 
 
 class Line:
-    """One connection for many who ask: what came together is sent together, and nothing is sent twice."""
+    """One connection for many who ask: each request goes out at once, replies come in the same order.
+
+    Nothing is sent twice. When the connection breaks, all who wait for a reply are told that it is lost.
+    """
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
         self._pool = client.connection_pool
         self._connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
         self._is_replica = False
         self._waiting: list[Asked] = []
-        self._at_work: asyncio.Task[None] | None = None
+        self._due: deque[Asked] = deque()
+        self._breaks = 0
+        self._writing: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     def send(self, packed: bytes) -> Asked:
         """Have a command sent; not if its `reply` was cancelled by then."""
         request = Asked(packed)
         self._waiting.append(request)
-        if self._at_work is None or self._at_work.done():
-            self._at_work = asyncio.create_task(self._work())
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
         return request
 
     async def call(self, *words: str | bytes | int) -> Any:
@@ -74,45 +83,84 @@ class Line:
 
     async def close(self) -> None:
         """End what is under way, and disconnect."""
-        if self._at_work is not None:
-            self._at_work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._at_work
+        for task in (self._writing, self._reading):
+            while task is not None and not task.done():  # what the client library waits for can swallow it
+                task.cancel()
+                await asyncio.wait([task], timeout=_STEP_S)
         with contextlib.suppress(redis.RedisError, OSError):
             await self._connection.disconnect()
 
-    async def _work(self) -> None:
+    # ---- out
+
+    async def _write(self) -> None:
+        """Send what waits, together what came together, without waiting for the replies to what was sent before."""
         while self._waiting:
-            try:
-                await self._pool.ensure_connection(self._connection)
-                failure = None
-            except Exception as refusal:
-                failure = store_error(refusal)
-                await self._connection.disconnect(nowait=True)  # greeted by half: the next one begins anew
+            failure = await self._connect()
             batch, self._waiting = self._waiting, []
             asked = [request for request in batch if not request.reply.done()]
-            if failure is None:
-                await self._exchange(asked)
-            else:
+            if failure is not None:
                 for request in asked:
                     request.answer(failure)
+            elif asked:
+                await self._send(asked)
 
-    async def _exchange(self, asked: list[Asked]) -> None:
-        due = iter(asked)
+    async def _connect(self) -> StoreError | None:
+        """Be connected, to the master; or why not."""
+        if self._is_replica and self._reading is not None:
+            await asyncio.wait([self._reading])  # whoever is due is refused as well; then somewhere else
+        if self._due:
+            return None  # looking at the connection now would take replies for something else
         try:
-            for request in asked:
-                request.is_sent = True
-            await self._connection.send_packed_command([request.packed for request in asked], check_health=False)
-            for request in due:
-                request.answer(await self._reply())
-            if self._is_replica:  # the next one finds the new master
+            if self._is_replica:
                 self._is_replica = False
                 await self._connection.disconnect(nowait=True)
-        except Exception as failure:  # whatever it is: nobody else would tell those who wait
-            lost = Lost(f"the connection broke: {str(failure)[:200]}", code="store_unavailable")
-            for request in asked:
-                request.answer(lost)
+            await self._pool.ensure_connection(self._connection)
+        except Exception as refusal:
+            await self._connection.disconnect(nowait=True)  # greeted by half: the next one begins anew
+            return store_error(refusal)
+        return None
+
+    async def _send(self, asked: list[Asked]) -> None:
+        breaks = self._breaks
+        for request in asked:
+            request.is_sent = True
+        self._due.extend(asked)
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+        try:
+            await self._connection.send_packed_command([request.packed for request in asked], check_health=False)
+        except Exception as failure:
+            if self._breaks == breaks:
+                await self._break(failure)
+        if self._breaks != breaks:  # it may have been sent anew, and what comes is nobody's reply
             await self._connection.disconnect(nowait=True)
+
+    # ---- in
+
+    async def _read(self) -> None:
+        """Take replies as long as some are due on this connection."""
+        breaks = self._breaks
+        while self._due and self._breaks == breaks:
+            try:
+                reply = await self._reply()
+            except Exception as failure:  # whatever it is: nobody else would tell those who wait
+                if self._breaks == breaks:
+                    await self._break(failure)
+                return
+            if self._breaks == breaks:
+                self._due.popleft().answer(reply)
+
+    async def _break(self, failure: Exception) -> None:
+        """Tell all who wait for a reply that none comes."""
+        self._breaks += 1
+        lost = Lost(f"the connection broke: {str(failure)[:200]}", code="store_unavailable")
+        while self._due:
+            self._due.popleft().answer(lost)
+        reading = self._reading
+        if reading is not None and reading is not asyncio.current_task():
+            reading.cancel()
+            self._reading = None
+        await self._connection.disconnect(nowait=True)
 
     async def _reply(self) -> Any:
         """The next reply; a refusal is one as well: nothing was done."""
