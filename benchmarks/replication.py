@@ -154,7 +154,7 @@ class _Bench:
         _wait_until(self._all_are_valued, "the daemon does not value every account")
 
     def _all_are_valued(self) -> bool:
-        tick = {name.decode(): int(value) for name, value in self.client.hgetall(keys.TICK).items()}
+        tick = {name.decode(): float(value) for name, value in self.client.hgetall(keys.TICK).items()}
         age_ms = time.time_ns() // 1_000_000 - tick["ts"]
         every = tick["accounts"] == self.house.accounts + 1 and not tick["unknown"]
         return every and age_ms <= _TICKS_LATE * PERIOD_MS

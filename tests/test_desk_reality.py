@@ -62,6 +62,8 @@ COPIERS = 8
 #: recovered is warned again: the desk's figures know no such pause.
 FLAGS: dict[str, object] = {
     "valuation__quote_max_age_ms": 0,
+    "replication__signal_max_age_ms": 0,
+    "replication__equity_max_age_ms": 0,
     "cutoff__close_budget_ms": 5_000,
     "cutoff__warning_cooldown_ms": 0,
     "valuation__quote_max_age_ms_by_symbol": {"XAGUSD": 60_000},
