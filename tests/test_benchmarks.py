@@ -174,9 +174,11 @@ def test_json_lines_hold_the_headline_figures() -> None:
     wanted |= {"cutoff_ms_p50", "cutoff_ms_p99", "cutoff_ticks_max", "cutoff_tick_vs_without"}
     wanted |= {f"cutoff_{cutoff.QUICK.breached}{brake}_last_ms" for brake in ("", "_without_brake")}
     wanted |= {f"cascade_{cutoff.QUICK.followers}_last_ms", "step_ladder_ns_per_account", "plan_closes_us_per_account"}
+    wanted |= {f"{way}_order_ms_p{percent}" for way in ("stream", "http") for percent in (50, 99)}
+    wanted |= {"http_vs_stream_ms_p50", "http_vs_stream_ms_p99", "http_order_cpu_us"}
     assert wanted <= set(figures)
     for name, figure in figures.items():
-        assert (figure["value"] > 0 or "valued_idle" in name) and figure["unit"]
+        assert (figure["value"] > 0 or "valued_idle" in name or "http_vs" in name) and figure["unit"]
         assert ("versus" in figure) == ("_vs_" in name)
 
 
