@@ -193,7 +193,8 @@ def test_a_cascade_is_begun_once(redis_server: Any) -> None:
     assert desk.begin("another-event") == "started"
     desk.cascade()
     assert desk.stages("another-event") == {"F0": "flat", "F1": "flat"}
-    assert desk.client.zrange("copyrisk:{cutoff}:cascades_done", 0, -1) == [EVENT.encode(), b"another-event"]
+    ended = desk.client.zrange("copyrisk:{cutoff}:cascades_done", 0, -1)
+    assert set(ended) == {EVENT.encode(), b"another-event"}  # by their ms, which may be the same one
     assert 0 < desk.client.pttl(RECORD) <= 30 * 86_400_000
     assert [entry.reason for entry in desk.entries_recorded] == ["cascade_begins", "cascade_ends"] * 2
     assert desk.entries_recorded[0].said["accounts"] == ["copy_follower:F0", "copy_follower:F1"]
