@@ -273,6 +273,24 @@ def test_the_accounts_audit_says_who_asked(shop: House) -> None:
     assert {one["requested_by"] for one in found} == {f"key {caller.key_id}"}
 
 
+def test_a_server_that_has_lost_its_functions_gets_them_again(house: House) -> None:
+    house.desk.account("live:1")
+    caller = house.caller()
+    house.desk.client.function_flush()
+    order = {**OF, **BUY}
+    assert refusal(caller.post("/api/orders/instant/execute", order, "lost")) == (503, "functions_missing")
+    assert not house.desk.client.exists("copyrisk:commands")
+    with background(lambda: caller.post("/api/orders/instant/execute", order, "lost")) as said:
+        until_sent(house, 1)
+        house.desk.settle()
+    assert data(said[0])["order"]["order_status"] == "OPEN"
+    house.desk.client.function_flush()
+    house.desk.account("copy_follower:F")
+    pause = "/api/copy-trading/accounts/F/pause"  # whose first call is one of the audit trail
+    assert refusal(caller.post(pause, key="pause")) == (503, "functions_missing")
+    assert refusal(caller.post(pause, key="pause"))[1] == "not_following"
+
+
 # ---- asking itself
 
 
