@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from copyrisk.errors import CopyriskError, InvalidId, StoreError, TryLater
@@ -115,14 +116,13 @@ def refusal_of(failure: CopyriskError) -> Response:
     return refusal(failure.code, str(failure), status_of_failure(failure), headers)
 
 
-def gone_answer() -> Response:
-    """The answer to a request whose body ended early; nobody reads it."""
-    return refusal("incomplete_request", "the body ended early", 400)
-
-
-def fault_answer(method: str, path: str, fault: BaseException) -> Response:
-    """The answer to a fault of ours, which is told to the log and to nobody else."""
-    log.error("request_failed", path=path, method=method, fault=fault_text(fault))
+def failure_answer(method: str, path: str, failure: Exception) -> Response:
+    """The answer that whatever was raised gives; a fault of ours is told to the log, and to nobody else what it is."""
+    if isinstance(failure, CopyriskError):
+        return refusal_of(failure)
+    if isinstance(failure, ClientDisconnect):  # nobody reads it
+        return refusal("incomplete_request", "the body ended early", 400)
+    log.error("request_failed", path=path, method=method, fault=fault_text(failure))
     return refusal("internal_error", "something went wrong here; it is in the log", 500)
 
 

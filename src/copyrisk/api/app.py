@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from copyrisk import __version__
-from copyrisk.api.answers import JSON, fault_answer, gone_answer, refusal, refusal_of, success
+from copyrisk.api.answers import JSON, failure_answer, refusal, success
 from copyrisk.api.guard import check_query
 from copyrisk.errors import CopyriskError
 from copyrisk.signing import KEY_HEADER, NONCE_HEADER, SIGNATURE_HEADER, TIME_HEADER
@@ -40,11 +40,10 @@ def make_app(routers: Sequence[APIRouter]) -> FastAPI:
     )
     for router in routers:
         app.include_router(router, dependencies=[Depends(check_query)])
-    app.add_exception_handler(CopyriskError, _on_refusal)
+    for kind in (CopyriskError, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _on_failure)
     app.add_exception_handler(RequestValidationError, _on_parameter)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(ClientDisconnect, _on_gone)
-    app.add_exception_handler(Exception, _on_fault)
     app.openapi = _documented(app, app.openapi)  # type: ignore[method-assign]
     document = functools.cache(lambda: json.dumps(app.openapi(), separators=(",", ":")).encode())  # takes half a second
 
@@ -69,9 +68,8 @@ def _documented(app: FastAPI, make: Any) -> Any:
     return openapi
 
 
-async def _on_refusal(_: Request, failure: Exception) -> Response:
-    assert isinstance(failure, CopyriskError)
-    return refusal_of(failure)
+async def _on_failure(request: Request, failure: Exception) -> Response:
+    return failure_answer(request.method, request.url.path, failure)
 
 
 async def _on_parameter(_: Request, failure: Exception) -> Response:
@@ -87,14 +85,6 @@ async def _on_http(_: Request, failure: Exception) -> Response:
     assert isinstance(failure, HTTPException)
     code = _HTTP_CODES.get(failure.status_code, f"http_{failure.status_code}")
     return refusal(code, str(failure.detail), failure.status_code, failure.headers)
-
-
-async def _on_gone(_: Request, __: Exception) -> Response:
-    return gone_answer()
-
-
-async def _on_fault(request: Request, fault: Exception) -> Response:
-    return fault_answer(request.method, request.url.path, fault)
 
 
 def health_routes(is_ready: Callable[[], Awaitable[Mapping[str, bool]]], needed: Collection[str]) -> APIRouter:

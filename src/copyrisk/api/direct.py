@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import TypeAlias
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
-from copyrisk.api.answers import fault_answer, gone_answer, refusal_of
+from copyrisk.api.answers import failure_answer
 from copyrisk.api.guard import Application, Receive, Scope, Send
-from copyrisk.errors import CopyriskError
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -39,17 +38,8 @@ class Direct:
             return
         handler, scope["route"] = found
         request = Request(scope, receive)
-        response = await _answered(handler, request)
+        try:
+            response = await handler(request)
+        except Exception as failure:
+            response = failure_answer(request.method, request.url.path, failure)
         await response(scope, receive, send)
-
-
-async def _answered(handler: Handler, request: Request) -> Response:
-    """The answer, or what an error says, as the application answers everywhere."""
-    try:
-        return await handler(request)
-    except CopyriskError as failure:
-        return refusal_of(failure)
-    except ClientDisconnect:
-        return gone_answer()
-    except Exception as fault:
-        return fault_answer(request.method, request.url.path, fault)
